@@ -1,0 +1,1 @@
+"""Statements to canonical bytes and back: exactly what is signed."""
