@@ -1,8 +1,89 @@
-"""The command line; each verb lives in its own file and is imported only when it is called."""
+"""The command line: each verb lives in its own file and is imported only when it is called."""
 
 from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from blindbuild import __version__
+from blindbuild.errors import BlindbuildError
+
+# verb -> (module below blindbuild.cli, one line of help); the lines stand here so that --help imports no verb
+VERBS = {
+    "lock": ("lock", "Resolve every input to name, version, size and SHA-256."),
+    "fetch": ("fetch", "Fill the store with every locked input."),
+    "build": ("build", "Turn a recipe into an image with its expected measurements."),
+    "measure": ("measure", "Predict what a TPM will hold after booting a UKI."),
+    "keygen": ("keygen", "Make a release key."),
+    "trust": ("trust", "Write the file that tells a client whom to believe."),
+    "sign": ("sign", "Sign an image's statement and release."),
+    "run": ("run", "Boot an image in QEMU with OVMF and a software TPM."),
+    "verify": ("verify", "Judge a running server, or a recorded session."),
+    "call": ("call", "Verify a server, then send it a request on the same connection."),
+    "demo": ("demo", "Everything once: lock, build, sign, boot, verify, ask."),
+}
+BAD_USAGE = 2
+INTERRUPTED = 130
+
+
+class VerbGroup(click.Group):
+    """A group that knows its verbs by name and imports one only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order in which a release engineer meets them."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return the verb's command."""
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"blindbuild.cli.{VERBS[cmd_name][0]}")
+        command = module.command
+        if not isinstance(command, click.Command):
+            raise TypeError(f"blindbuild.cli.{cmd_name} has no command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb, line) for verb, (_module, line) in VERBS.items()])
+
+
+@click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="blindbuild")
+def main() -> None:
+    """Build, measure and verify stripped, RAM-only images whose operator cannot look inside.
+
+    Start with `blindbuild demo`. Data goes to stdout, everything else to stderr; every verb that reports
+    takes --json. Exit codes: 0 done, 1 could not do it, 2 wrong usage, 3 evidence does not match.
+    """
 
 
 def run() -> None:
     """Entry point of the `blindbuild` script."""
-    raise SystemExit("no verb yet")
+    sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
+    try:
+        main.main(prog_name="blindbuild", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return BAD_USAGE
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        return INTERRUPTED
+    except BlindbuildError as error:
+        _show(error)
+        return error.exit_code
+    return 0
+
+
+def _show(error: BlindbuildError) -> None:
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True)
+    for line in (error.hint or "").splitlines():
+        click.echo(f"{click.style('hint:', fg='cyan')} {line}", err=True)

@@ -1,0 +1,136 @@
+"""How things look in a terminal; the only user of rich."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+OK, FAILED, SKIPPED = "[green]✓[/]", "[red]✗[/]", "[yellow]–[/]"
+_MARKS = {"ok": OK, "failed": FAILED, "skipped": SKIPPED}
+_SHOWN_HEX = 16  # enough digits to compare by eye; --json has all of them
+
+
+def error_console() -> Console:
+    """Return a console on stderr, for everything that is not data."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def output_console() -> Console:
+    """Return a console on stdout, for reports that people read."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+class TerminalReporter:
+    """Shows stages as they happen: a live line in a terminal, one line a stage elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = error_console()
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("[dim]{task.fields[detail]}[/]"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._title = ""
+        self._began = 0.0
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def begin(self, title: str, total: int | None = None) -> None:
+        """Start a stage; `total` is in the unit that `advance` counts."""
+        self._title, self._began = title, time.monotonic()
+        if self._console.is_terminal:
+            self._task = self._progress.add_task(escape(title), total=total, detail="")
+        else:
+            self._console.print(f"  … {escape(title)}")
+
+    def advance(self, done: int, detail: str = "") -> None:
+        """Say how far the stage is."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=done, detail=escape(detail))
+
+    def finish(self, outcome: str = "") -> None:
+        """End the stage and leave one line behind."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+        seconds = time.monotonic() - self._began
+        tail = f" [dim]{escape(outcome)}[/]" if outcome else ""
+        self._console.print(f"  {OK} {escape(self._title)}{tail} [dim]({seconds:.1f} s)[/]")
+
+    def note(self, text: str) -> None:
+        """Say something once."""
+        self._console.print(f"  [yellow]![/] {escape(text)}")
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterRow:
+    """One line of the table "expected = measured"."""
+
+    register: int
+    rule: str
+    expected: str
+    measured: str
+    outcome: str  # "ok", "failed" or "skipped"
+
+
+def print_steps(steps: Iterable[tuple[str, str, str, str]], *, console: Console) -> None:
+    """Print (id, title, outcome, detail) step by step."""
+    for identifier, title, outcome, detail in steps:
+        tail = f" [dim]{escape(detail)}[/]" if detail else ""
+        console.print(f"  {_MARKS[outcome]} [bold]{identifier:<4}[/] {escape(title)}{tail}")
+
+
+def print_registers(rows: Sequence[RegisterRow], *, bank: str, console: Console) -> None:
+    """Print the table "expected = measured" of one bank."""
+    table = Table(title=f"registers, bank {bank}", title_justify="left", header_style="bold", box=None)
+    for heading in ("", "PCR", "rule", "expected", "", "measured"):
+        table.add_column(heading, no_wrap=True)
+    for row in rows:
+        sign = {"ok": "=", "failed": "[red]≠[/]", "skipped": " "}[row.outcome]
+        table.add_row(
+            _MARKS[row.outcome],
+            str(row.register),
+            row.rule,
+            escape(_shorten(row.expected)),
+            sign,
+            _shorten(row.measured),
+        )
+    console.print(table)
+
+
+def _shorten(value: str) -> str:
+    is_hex = len(value) > _SHOWN_HEX and not set(value) - set("0123456789abcdef")
+    return f"{value[:_SHOWN_HEX]}…" if is_hex else value
+
+
+def print_warning(text: str) -> None:
+    """Print a warning on stderr."""
+    error_console().print(f"  [yellow]warning:[/] {escape(text)}")
+
+
+def flush() -> None:
+    """Push out what was printed, before a program takes over the terminal."""
+    sys.stdout.flush()
+    sys.stderr.flush()
