@@ -1,1 +1,0 @@
-"""Statements to canonical bytes and back: exactly what is signed."""

@@ -1,0 +1,147 @@
+"""The platforms of a statement: what each of 24 registers must hold, in each bank."""
+
+from __future__ import annotations
+
+from blindbuild.digest import Digest, HashAlgorithm
+from blindbuild.errors import FormatError, ManifestError
+from blindbuild.formats.canonical import JsonValue
+from blindbuild.formats.fields import Fields
+from blindbuild.formats.tcgevent import EventType
+from blindbuild.manifest.words import NAME
+from blindbuild.measure.classification import (
+    REGISTER_COUNT,
+    Classification,
+    Exact,
+    Initial,
+    OneOf,
+    PlatformReference,
+    StatedEvent,
+    Unconstrained,
+    initial_value,
+)
+
+# sha1 can be measured for people who compare, but nothing is promised by it
+BANKS = (HashAlgorithm.SHA256, HashAlgorithm.SHA384, HashAlgorithm.SHA512)
+MAX_EVENTS = 256  # behind one exact value; real registers have fewer than 40
+MAX_VALUES = 64  # of one oneOf rule; recorded firmware values are a handful
+_NUMBERS = tuple(str(register) for register in range(REGISTER_COUNT))
+
+
+def read_platform(value: JsonValue, where: str) -> PlatformReference:
+    """Read one entry of `platforms`.
+
+    Raises:
+        ManifestError: unknown, missing or malformed fields; a register left out; a value that its events do
+            not lead to.
+    """
+    fields = Fields(value, where, required=("id", "kind", "firmwareDigest", "banks"), error=ManifestError)
+    firmware = Fields(
+        fields.raw("firmwareDigest"), fields.at("firmwareDigest"), required=("sha256",), error=ManifestError
+    )
+    names = [algorithm.value for algorithm in BANKS]
+    banks = Fields(fields.raw("banks"), fields.at("banks"), required=(), optional=names, error=ManifestError)
+    present = [algorithm for algorithm in BANKS if algorithm.value in banks]
+    if not present:
+        raise fields.fail("banks", f"expected at least one of {', '.join(names)}")
+    return PlatformReference(
+        identifier=fields.token("id", NAME),
+        kind=fields.token("kind", NAME),
+        firmware=firmware.digest("sha256", HashAlgorithm.SHA256),
+        banks={
+            algorithm: _read_bank(banks.raw(algorithm.value), banks.at(algorithm.value), algorithm)
+            for algorithm in present
+        },
+    )
+
+
+def write_platform(platform: PlatformReference) -> JsonValue:
+    """Return the JSON value that `read_platform` reads."""
+    banks: dict[str, JsonValue] = {
+        algorithm.value: {"pcrs": {str(number): _write_rule(rule) for number, rule in enumerate(registers)}}
+        for algorithm, registers in platform.banks.items()
+    }
+    return {
+        "id": platform.identifier,
+        "kind": platform.kind,
+        "firmwareDigest": {platform.firmware.algorithm.value: platform.firmware.hex},
+        "banks": banks,
+    }
+
+
+def _read_bank(value: JsonValue, where: str, algorithm: HashAlgorithm) -> tuple[Classification, ...]:
+    bank = Fields(value, where, required=("pcrs",), error=ManifestError)
+    registers = Fields(bank.raw("pcrs"), bank.at("pcrs"), required=_NUMBERS, error=ManifestError)
+    return tuple(
+        _read_rule(registers.raw(number), registers.at(number), int(number), algorithm) for number in _NUMBERS
+    )
+
+
+def _read_rule(value: JsonValue, where: str, register: int, algorithm: HashAlgorithm) -> Classification:
+    rule = value.get("rule") if isinstance(value, dict) else None
+    match rule:
+        case "exact":
+            return _read_exact(value, where, register, algorithm)
+        case "oneOf":
+            return _read_one_of(value, where, algorithm)
+        case "initial":
+            Fields(value, where, required=("rule",), error=ManifestError)
+            return Initial()
+        case "unconstrained":
+            fields = Fields(value, where, required=("rule", "reason"), error=ManifestError)
+            return Unconstrained(fields.phrase("reason"))
+        case _:
+            raise ManifestError(
+                f"{where}: expected rule exact, oneOf, initial or unconstrained, got {str(rule)[:80]!r}"
+            )
+
+
+def _read_exact(value: JsonValue, where: str, register: int, algorithm: HashAlgorithm) -> Exact:
+    fields = Fields(value, where, required=("rule", "value", "events"), error=ManifestError)
+    events = tuple(
+        _read_event(entry, f"{fields.at('events')}[{index}]", algorithm)
+        for index, entry in enumerate(fields.array("events", minimum=1, maximum=MAX_EVENTS))
+    )
+    stated = fields.digest("value", algorithm)
+    replayed = initial_value(register, algorithm)
+    for event in events:
+        replayed = replayed.extend(event.digest)
+    if replayed != stated:
+        raise fields.fail("value", f"expected {replayed.hex}, what its events lead to, got {stated.hex}")
+    return Exact(stated, events)
+
+
+def _read_event(value: JsonValue, where: str, algorithm: HashAlgorithm) -> StatedEvent:
+    fields = Fields(value, where, required=("type", "digest", "what"), error=ManifestError)
+    name = fields.text("type")
+    if name not in EventType.__members__:
+        raise fields.fail("type", f"expected a TCG event type, got {name[:80]!r}")
+    return StatedEvent(EventType[name].value, fields.digest("digest", algorithm), fields.phrase("what"))
+
+
+def _read_one_of(value: JsonValue, where: str, algorithm: HashAlgorithm) -> OneOf:
+    fields = Fields(value, where, required=("rule", "values"), optional=("why",), error=ManifestError)
+    texts = fields.texts("values", minimum=1, maximum=MAX_VALUES)
+    if list(texts) != sorted(set(texts)):
+        raise fields.fail("values", "expected values that are sorted and unique")
+    try:
+        values = tuple(Digest.from_hex(algorithm, text) for text in texts)
+    except FormatError as error:
+        raise fields.fail("values", error.message) from error
+    return OneOf(values, fields.phrase("why") if "why" in fields else "")
+
+
+def _write_rule(rule: Classification) -> JsonValue:
+    match rule:
+        case Exact(value, events):
+            listed: list[JsonValue] = [
+                {"type": EventType(e.event_type).name, "digest": e.digest.hex, "what": e.what} for e in events
+            ]
+            return {"rule": "exact", "value": value.hex, "events": listed}
+        case OneOf(values, why):
+            hexes: list[JsonValue] = [value.hex for value in values]
+            stated: dict[str, JsonValue] = {"rule": "oneOf", "values": hexes}
+            return {**stated, "why": why} if why else stated
+        case Initial():
+            return {"rule": "initial"}
+        case Unconstrained(reason):
+            return {"rule": "unconstrained", "reason": reason}

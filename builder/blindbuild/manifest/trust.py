@@ -1,0 +1,143 @@
+"""The trust file: whose signatures and whose TPMs a client believes.
+
+People make it, so it is strict JSON, but not canonical.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blindbuild.digest import Digest
+from blindbuild.errors import FormatError, ManifestError
+from blindbuild.formats.canonical import canonical_bytes, parse_json
+from blindbuild.formats.certificate import Certificate, parse_pem_certificate
+from blindbuild.formats.dsse import MAX_SIGNATURES, SignerKey
+from blindbuild.formats.fields import Fields, decode_base64
+from blindbuild.formats.tpmkey import PublicArea, parse_sized_public
+from blindbuild.manifest.words import NAME
+
+MAX_TRUST = 1 << 20  # bytes; dozens of certificates fit
+MAX_CERTIFICATES = 64  # of each kind; there are about 40 TPM vendor roots in all
+MAX_ATTESTATION_KEYS = 64  # pinned machines
+_CERTIFICATE_LISTS = ("tpmRoots", "tpmIntermediates", "testTpmRoots", "testTpmIntermediates")
+
+
+@dataclass(frozen=True, slots=True)
+class TrustRoots:
+    """Whom a client believes.
+
+    Either roots of endorsement certificates or pinned attestation keys are given, never both: there is one
+    way to believe a TPM, and no falling back to a second one.
+
+    Attributes:
+        product: the only product that is accepted.
+        release_keys: keys of unique public bytes.
+        threshold: how many of them must have signed.
+        tpm_roots: roots of TPMs; `tpm_intermediates` are the only issuers below them.
+        test_tpm_roots: roots of software TPMs that their operator runs.
+        attestation_keys: public areas of keys that are believed as they are.
+    """
+
+    product: str
+    release_keys: tuple[SignerKey, ...]
+    threshold: int
+    tpm_roots: tuple[Certificate, ...]
+    tpm_intermediates: tuple[Certificate, ...]
+    test_tpm_roots: tuple[Certificate, ...]
+    test_tpm_intermediates: tuple[Certificate, ...]
+    attestation_keys: tuple[PublicArea, ...]
+
+    @property
+    def domain(self) -> Digest:
+        """SHA-256 that names product and release keys: what is remembered is remembered under it."""
+        keys = sorted(key.key_id for key in self.release_keys)
+        return Digest.sha256(canonical_bytes({"product": self.product, "releaseKeys": list(keys)}))
+
+
+def parse_trust(data: bytes) -> TrustRoots:
+    """Parse a trust file.
+
+    Raises:
+        ManifestError: not strict JSON, an unknown or missing field, a key or certificate twice, a threshold
+            that cannot be met, or nothing to believe a TPM by.
+    """
+    try:
+        value = parse_json(data, max_bytes=MAX_TRUST)
+    except FormatError as error:
+        raise ManifestError(f"trust file: {error.message}") from error
+    fields = Fields(
+        value,
+        "trust file",
+        required=("version", "product", "releaseKeys", "threshold"),
+        optional=(*_CERTIFICATE_LISTS, "attestationKeys"),
+        error=ManifestError,
+    )
+    fields.integer("version", minimum=1, maximum=1)
+    keys = _release_keys(fields)
+    certificates = {name: _certificates(fields, name) for name in _CERTIFICATE_LISTS}
+    _refuse_duplicates([c.der for listed in certificates.values() for c in listed], "certificate")
+    trust = TrustRoots(
+        product=fields.token("product", NAME),
+        release_keys=keys,
+        threshold=fields.integer("threshold", minimum=1, maximum=len(keys)),
+        tpm_roots=certificates["tpmRoots"],
+        tpm_intermediates=certificates["tpmIntermediates"],
+        test_tpm_roots=certificates["testTpmRoots"],
+        test_tpm_intermediates=certificates["testTpmIntermediates"],
+        attestation_keys=_attestation_keys(fields),
+    )
+    _check_one_way(trust)
+    return trust
+
+
+def _check_one_way(trust: TrustRoots) -> None:
+    roots = bool(trust.tpm_roots or trust.test_tpm_roots)
+    if roots == bool(trust.attestation_keys):
+        raise ManifestError(
+            "trust file: expected either TPM roots or attestation keys, got "
+            + ("both" if roots else "neither"),
+            hint="pin the roots of the TPM's maker, or the one key, and remove the other",
+        )
+    if (trust.tpm_intermediates and not trust.tpm_roots) or (
+        trust.test_tpm_intermediates and not trust.test_tpm_roots
+    ):
+        raise ManifestError("trust file: expected a root for the intermediates that are listed")
+
+
+def _release_keys(fields: Fields) -> tuple[SignerKey, ...]:
+    keys = []
+    for index, entry in enumerate(fields.array("releaseKeys", minimum=1, maximum=MAX_SIGNATURES)):
+        where = f"{fields.at('releaseKeys')}[{index}]"
+        key = Fields(entry, where, required=("public",), error=ManifestError)
+        try:
+            keys.append(SignerKey.from_spki(key.base64("public", max_bytes=1024)))
+        except FormatError as error:
+            raise key.fail("public", error.message) from error
+    _refuse_duplicates([key.spki for key in keys], "release key")
+    return tuple(keys)
+
+
+def _certificates(fields: Fields, name: str) -> tuple[Certificate, ...]:
+    certificates = []
+    for index, text in enumerate(fields.texts(name, maximum=MAX_CERTIFICATES)):
+        try:
+            certificates.append(parse_pem_certificate(text))
+        except FormatError as error:
+            raise ManifestError(f"{fields.at(name)}[{index}]: {error.message}") from error
+    return tuple(certificates)
+
+
+def _attestation_keys(fields: Fields) -> tuple[PublicArea, ...]:
+    keys = []
+    for index, text in enumerate(fields.texts("attestationKeys", maximum=MAX_ATTESTATION_KEYS)):
+        try:
+            keys.append(parse_sized_public(decode_base64(text)))
+        except FormatError as error:
+            raise ManifestError(f"{fields.at('attestationKeys')}[{index}]: {error.message}") from error
+    _refuse_duplicates([key.to_bytes() for key in keys], "attestation key")
+    return tuple(keys)
+
+
+def _refuse_duplicates(values: list[bytes], what: str) -> None:
+    if len(set(values)) != len(values):
+        raise ManifestError(f"trust file: the same {what} is listed twice")
