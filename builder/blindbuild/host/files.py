@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import stat
@@ -10,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import BlindbuildError
 
 MAX_FILE_BYTES = 1 << 32  # nothing blindbuild reads whole comes near 4 GiB; bounds memory
@@ -75,6 +77,20 @@ def read_bytes(
     if len(data) > limit_bytes:
         raise error(f"{path}: expected at most {limit_bytes} bytes, got more", hint=hint)
     return data
+
+
+def hash_file(path: Path) -> tuple[int, Digest]:
+    """Return a file's size in bytes and its SHA-256, without holding it in memory.
+
+    Raises:
+        BlindbuildError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").digest()
+            return stream.tell(), Digest(HashAlgorithm.SHA256, digest)
+    except OSError as error:
+        raise BlindbuildError(f"{path}: cannot read: {_reason(error)}") from error
 
 
 @contextlib.contextmanager
