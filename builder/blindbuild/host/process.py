@@ -2,8 +2,8 @@
 
 A program is looked for in `TOOL_DIRECTORIES`, never in the caller's PATH. It gets `BASE_ENVIRONMENT` and
 what the caller adds, and nothing that this process inherited. It runs in a process group of its own, which is
-killed on a timeout, on an error and on an interrupt; if this process dies without a chance to do so, the kernel
-kills the child.
+killed on a timeout, on an error and on an interrupt; if this process dies without a chance to do so, the
+kernel kills the child.
 """
 
 from __future__ import annotations
