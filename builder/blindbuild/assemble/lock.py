@@ -1,4 +1,4 @@
-"""recipe.lock: every input of a build by name, version, size and SHA-256; its values and its one form as text.
+"""recipe.lock: every input of a build by name, version, size and SHA-256, as values and as text.
 
 The text is JSON with one input a line and everything sorted, so that a diff reads well. It holds no time and
 no host name. What is read is written back and compared, so that there is exactly one spelling of a lock.

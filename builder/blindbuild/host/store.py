@@ -137,6 +137,13 @@ class Store:
         with self._locked(f"partial-{digest.hex}"):
             yield path
 
+    @contextlib.contextmanager
+    def workspace(self, name: str) -> Iterator[Path]:
+        """Give a directory that keeps its content between runs, held against other processes meanwhile."""
+        path = self._directory(f"workspaces/{name}")
+        with self._locked(f"workspace-{name}"):
+            yield path
+
     def find_stage(self, stage: str, key: Digest, *, verify: bool = True) -> Path | None:
         """Return the directory of a finished stage result, or None.
 
