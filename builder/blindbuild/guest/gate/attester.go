@@ -1,0 +1,176 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"sync/atomic"
+	"time"
+)
+
+// The words of an answer 422 (docs/spec/evidence.md).
+var (
+	errBank       = errors.New("bank")
+	errCredential = errors.New("credential")
+	errTPM        = errors.New("tpm")
+	errBusy       = errors.New("busy")
+)
+
+const (
+	maxWaiting    = 16               // connections that wait for the TPM; more are told to come again
+	turnPatience  = 20 * time.Second // below the time a client waits for an answer
+	quoteAttempts = 3                // registers moved between reading and quoting
+	secretBytes   = 32
+)
+
+// ekCertificateIndices are where the EK certificates are: RSA-2048, then ECC P-384.
+//
+// Source: TCG EK Credential Profile 2.5, section 2.2.1.4 and 2.2.1.5.
+var ekCertificateIndices = []uint32{0x01c00002, 0x01c00016}
+
+type certificate struct {
+	index   uint32
+	content []byte
+}
+
+// attester is the only user of the TPM. It loads two keys and keeps them, and a credential's activation opens one
+// session: a resource manager and the smallest TPM have room for three.
+type attester struct {
+	device       transport
+	turn         chan struct{}
+	waiting      atomic.Int32
+	ek, ak       key
+	loaded       bool
+	certificates []certificate
+	known        bool // certificates were read
+}
+
+func newAttester(device transport) *attester {
+	return &attester{device: device, turn: make(chan struct{}, 1)}
+}
+
+// withTPM runs work while nobody else uses the TPM, with keys and certificates there. Its errors are the four words.
+func (a *attester) withTPM(work func() error) error {
+	defer a.waiting.Add(-1)
+	if a.waiting.Add(1) > maxWaiting {
+		return errBusy
+	}
+	patience := time.NewTimer(turnPatience)
+	defer patience.Stop()
+	select {
+	case a.turn <- struct{}{}:
+		defer func() { <-a.turn }()
+	case <-patience.C:
+		return errBusy
+	}
+	err := a.prepare()
+	if err == nil {
+		err = work()
+	}
+	if err == nil || err == errBank || err == errCredential {
+		return err
+	}
+	a.unload() // handles may be stale, as after a reset of the TPM; the next one makes the same keys again
+	return errTPM
+}
+
+// prepare loads what is not there yet.
+func (a *attester) prepare() error {
+	if !a.known {
+		chunk, err := a.device.nvChunk()
+		if err != nil {
+			return err
+		}
+		var certificates []certificate
+		for _, index := range ekCertificateIndices {
+			content, err := a.device.readNV(index, chunk)
+			if err != nil {
+				return err
+			}
+			if content != nil {
+				certificates = append(certificates, certificate{index, content})
+			}
+		}
+		a.certificates, a.known = certificates, true
+	}
+	if a.loaded {
+		return nil
+	}
+	ek, err := a.device.createPrimary(ekTemplate(), len(ekTemplate())-endorsementSize)
+	if err != nil {
+		return err
+	}
+	a.ek, a.ak = ek, key{}
+	a.loaded = true // from here on unload has something to flush
+	a.ak, err = a.device.createPrimary(akTemplate(), len(akTemplate())-4)
+	return err
+}
+
+// unload forgets the keys, and flushes them as far as the TPM still knows them.
+func (a *attester) unload() {
+	if !a.loaded {
+		return
+	}
+	_ = a.device.flush(a.ek.handle)
+	if a.ak.public != nil {
+		_ = a.device.flush(a.ak.handle)
+	}
+	a.loaded = false
+}
+
+// attestation is what the TPM gives for one request.
+type attestation struct {
+	attest    []byte
+	signature []byte
+	values    [registers][]byte
+}
+
+// attest quotes all registers of a bank together with the values they had at that moment.
+func (a *attester) attest(extraData []byte, b bank) (attestation, error) {
+	var result attestation
+	for range quoteAttempts {
+		values, err := a.device.readPCRs(b)
+		if err != nil {
+			return result, err
+		}
+		attest, signature, err := a.device.quote(a.ak.handle, extraData, b)
+		if err != nil {
+			return result, err
+		}
+		if checkAttest(attest, extraData, b, values) == nil {
+			return attestation{attest, signature, values}, nil
+		}
+	}
+	return result, errReply
+}
+
+// activate opens a credential that somebody made for this EK and the AK's name.
+func (a *attester) activate(blob, encryptedSecret []byte) ([]byte, error) {
+	nonce := make([]byte, policyNonceLength)
+	if _, err := rand.Read(nonce); err != nil {
+		return nil, err
+	}
+	session, err := a.device.startPolicySession(nonce)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := a.activateIn(session, blob, encryptedSecret)
+	if err != nil {
+		_ = a.device.flush(session) // it only ends by itself when the command succeeds
+	}
+	return secret, err
+}
+
+func (a *attester) activateIn(session uint32, blob, encryptedSecret []byte) ([]byte, error) {
+	if err := a.device.policySecret(session); err != nil {
+		return nil, err
+	}
+	secret, err := a.device.activateCredential(a.ak.handle, a.ek.handle, session, blob, encryptedSecret)
+	if code, refused := err.(responseCode); refused && code.isFormatOne() && !code.is(rcHandle) {
+		return nil, errCredential // the TPM looked at it and found it wrong
+	}
+	if err == nil && len(secret) != secretBytes {
+		clear(secret)
+		return nil, errCredential
+	}
+	return secret, err
+}

@@ -1,0 +1,3 @@
+module blindbuild/gate
+
+go 1.24

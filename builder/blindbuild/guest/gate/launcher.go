@@ -1,0 +1,156 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	launcherPatience = 10 * time.Second // for a reply; the launcher forks and answers
+	killGrace        = 2 * time.Second  // the launcher kills at `seconds`; the gate's own limit comes after it
+	reapPause        = 20 * time.Millisecond
+	reapTries        = 50 // a process that has answered may still be there for the launcher
+)
+
+var (
+	errSlots    = errors.New("all slots are busy")
+	errWorkload = errors.New("the workload did not answer as it should")
+	errLauncher = errors.New("the launcher broke the protocol")
+)
+
+// launcher is the gate's end of descriptor 6 (docs/spec/guest-abi.md, "Gate and launcher").
+type launcher struct {
+	mutex  sync.Mutex // one question at a time, so that the answers match in order
+	socket *os.File
+	slots  chan struct{}
+}
+
+func openLauncher(descriptor, concurrency int) (*launcher, error) {
+	socket, err := openPollable(descriptor, "launcher")
+	if err != nil {
+		return nil, err
+	}
+	return &launcher{socket: socket, slots: make(chan struct{}, concurrency)}, nil
+}
+
+// run has one process of the workload answer the request. Besides errSlots and errWorkload it reports errLauncher, after
+// which the gate must not go on.
+func (l *launcher) run(request []byte, maxResponse int, limit time.Duration) ([]byte, error) {
+	select {
+	case l.slots <- struct{}{}:
+		defer func() { <-l.slots }()
+	default:
+		return nil, errSlots
+	}
+	stream, err := l.start()
+	for tries := 1; err == errSlots && tries < reapTries; tries++ {
+		time.Sleep(reapPause)
+		stream, err = l.start()
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer stream.Close()
+	if err := stream.SetDeadline(time.Now().Add(limit + killGrace)); err != nil {
+		return nil, errWorkload
+	}
+	return exchange(stream, request, maxResponse)
+}
+
+// start asks for a process and returns the gate's end of its socketpair.
+func (l *launcher) start() (*os.File, error) {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	if err := l.socket.SetDeadline(time.Now().Add(launcherPatience)); err != nil {
+		return nil, errLauncher
+	}
+	if _, err := l.socket.Write([]byte{'R'}); err != nil {
+		return nil, errLauncher
+	}
+	message, rights, err := l.receive()
+	if err != nil {
+		return nil, errLauncher
+	}
+	switch {
+	case message == 'S' && len(rights) == 1:
+		stream, err := openPollable(rights[0], "workload")
+		if err != nil {
+			return nil, errLauncher
+		}
+		return stream, nil
+	case message == 'B' && len(rights) == 0:
+		return nil, errSlots
+	}
+	return nil, errLauncher
+}
+
+// receive takes one message of one byte with the descriptors sent along.
+func (l *launcher) receive() (byte, []int, error) {
+	raw, err := l.socket.SyscallConn()
+	if err != nil {
+		return 0, nil, err
+	}
+	text, control := make([]byte, 2), make([]byte, syscall.CmsgSpace(4*4))
+	var n, controlled, flags int
+	var failure error
+	err = raw.Read(func(descriptor uintptr) bool {
+		n, controlled, flags, _, failure = syscall.Recvmsg(int(descriptor), text, control, syscall.MSG_CMSG_CLOEXEC)
+		return failure != syscall.EAGAIN && failure != syscall.EINTR
+	})
+	if err != nil || failure != nil || n != 1 || flags&(syscall.MSG_TRUNC|syscall.MSG_CTRUNC) != 0 {
+		return 0, nil, errLauncher
+	}
+	if controlled == 0 {
+		return text[0], nil, nil
+	}
+	messages, err := syscall.ParseSocketControlMessage(control[:controlled])
+	if err != nil || len(messages) != 1 {
+		return 0, nil, errLauncher
+	}
+	rights, err := syscall.ParseUnixRights(&messages[0])
+	return text[0], rights, err
+}
+
+// exchange sends the request and reads the one answer (docs/spec/guest-abi.md, "Gate and workload").
+func exchange(stream *os.File, request []byte, maxResponse int) ([]byte, error) {
+	sent := make(chan struct{})
+	defer func() { <-sent }() // the request's buffer is wiped by the caller: nobody may read it any more
+	go func() {
+		defer close(sent)
+		// An error here is no verdict: a workload may answer before it has read everything.
+		if _, err := stream.Write(binary.BigEndian.AppendUint32(nil, uint32(len(request)))); err == nil {
+			_, _ = stream.Write(request)
+		}
+		_ = shutdownWrite(stream)
+	}()
+	answer, err := readAnswer(stream, maxResponse)
+	_ = stream.SetDeadline(time.Now()) // ends the sending as well
+	return answer, err
+}
+
+func readAnswer(stream io.Reader, maxResponse int) ([]byte, error) {
+	var prefix [4]byte
+	if _, err := io.ReadFull(stream, prefix[:]); err != nil {
+		return nil, errWorkload
+	}
+	length := binary.BigEndian.Uint32(prefix[:])
+	if uint64(length) > uint64(maxResponse) {
+		return nil, errWorkload
+	}
+	answer := make([]byte, length)
+	if _, err := io.ReadFull(stream, answer); err != nil {
+		clear(answer)
+		return nil, errWorkload
+	}
+	// ECONNRESET is end of file too: the process is gone and had not read all of the request.
+	if n, err := stream.Read(make([]byte, 1)); n != 0 || err != io.EOF && !errors.Is(err, syscall.ECONNRESET) {
+		clear(answer)
+		return nil, errWorkload
+	}
+	return answer, nil
+}

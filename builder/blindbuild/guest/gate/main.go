@@ -1,0 +1,67 @@
+// The gate ends TLS, answers with evidence, and hands every request to a fresh process of the workload. It writes nothing
+// anywhere but into its connections: when it cannot go on it exits, and init then powers the machine off.
+//
+// Contracts: docs/spec/guest-abi.md and docs/spec/evidence.md.
+package main
+
+import (
+	"os"
+	"runtime/debug"
+)
+
+// Exit statuses, one for each thing that can fail; only a test ever sees them.
+const (
+	exitConfig = iota + 10
+	exitDescriptors
+	exitKey
+	exitFilter
+	exitListener
+	exitLauncher
+)
+
+const (
+	configPath   = "gate.json" // in the working directory, which is the gate's root
+	baseMemory   = 48 << 20    // the runtime, the event log, and 64 connections
+	bodyHandling = 4           // a body is at most this often in memory: itself, its answer, that padded, and garbage
+)
+
+func exitOn(err error, status int) {
+	if err != nil {
+		os.Exit(status)
+	}
+}
+
+func main() {
+	config, err := readConfig(configPath)
+	exitOn(err, exitConfig)
+	debug.SetMemoryLimit(memoryLimit(config))
+
+	listener, err := openListener(listenerDescriptor)
+	exitOn(err, exitDescriptors)
+	device, err := openDevice(tpmDescriptor)
+	exitOn(err, exitDescriptors)
+	eventLog, err := readEventLog(eventLogDescriptor)
+	exitOn(err, exitDescriptors)
+	launcher, err := openLauncher(launcherDescriptor, config.concurrency)
+	exitOn(err, exitDescriptors)
+
+	exitOn(confine(), exitFilter)
+
+	tlsConfig, keyDigest, err := makeTLSConfig()
+	exitOn(err, exitKey)
+	source := &evidenceSource{attester: newAttester(device), keyDigest: keyDigest, eventLog: encode(eventLog)}
+	// The first client need not wait for the keys. An error is not lost: the next request meets it again.
+	go func() { _, _ = source.endorsement() }()
+	s := &server{
+		config: config, tls: tlsConfig, evidence: source, launcher: launcher,
+		table: newTable(config.concurrency + spareBodies),
+		fatal: func(error) { os.Exit(exitLauncher) },
+	}
+	exitOn(s.serve(listener), exitListener)
+}
+
+// memoryLimit makes the garbage collector work harder before the machine runs out of memory.
+func memoryLimit(c config) int64 {
+	largest := int64(max(c.maxRequestBytes, c.maxResponseBytes))
+	return baseMemory + bodyHandling*largest*int64(c.concurrency+spareBodies)
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"bytes"
+	"strconv"
+)
+
+const (
+	kib               = 1 << 10
+	largestBucket     = 64 * kib // above it: its multiples
+	paddingName       = "Padding: "
+	lineEnd           = "\r\n"
+	shortestPadding   = len(paddingName) + 1 + len(lineEnd)
+	paddingLineLength = 8 * kib // clients bound a header line (Python's http.client at 64 KiB, Apache's at 8190 + CRLF)
+)
+
+// reasons holds the only statuses the gate ever answers with.
+var reasons = map[int]string{
+	100: "Continue",
+	200: "OK",
+	204: "No Content",
+	400: "Bad Request",
+	404: "Not Found",
+	413: "Content Too Large",
+	422: "Unprocessable Content",
+	502: "Bad Gateway",
+	503: "Service Unavailable",
+}
+
+// answer is one HTTP answer before it is written.
+type answer struct {
+	status      int
+	contentType string
+	body        []byte
+	closing     bool // the connection ends after it
+}
+
+// bucket returns the smallest of 1, 4, 16, 64 KiB and the multiples of 64 KiB that holds size bytes.
+//
+// Source: SPEC.md decision 16.
+func bucket(size int) int {
+	for _, b := range []int{1 * kib, 4 * kib, 16 * kib, largestBucket} {
+		if size <= b {
+			return b
+		}
+	}
+	return (size + largestBucket - 1) / largestBucket * largestBucket
+}
+
+// marshal writes the answer so that header and body together fill a bucket. It is one slice, and is sent by one write:
+// two would show the boundary between them in the lengths of the TLS records.
+func (a answer) marshal() []byte {
+	var head bytes.Buffer
+	head.WriteString("HTTP/1.1 " + strconv.Itoa(a.status) + " " + reasons[a.status] + lineEnd)
+	if a.status >= 200 {
+		head.WriteString("Cache-Control: no-store" + lineEnd)
+	}
+	if a.status >= 200 && a.status != 204 { // RFC 9110 8.6: no Content-Length in 1xx and 204
+		head.WriteString("Content-Length: " + strconv.Itoa(len(a.body)) + lineEnd)
+	}
+	if a.contentType != "" {
+		head.WriteString("Content-Type: " + a.contentType + lineEnd)
+	}
+	if a.closing {
+		head.WriteString("Connection: close" + lineEnd)
+	}
+	size := head.Len() + len(lineEnd) + len(a.body)
+	total := bucket(size + shortestPadding)
+	message := make([]byte, 0, total)
+	message = append(message, head.Bytes()...)
+	message = appendPadding(message, total-size)
+	message = append(message, lineEnd...)
+	return append(message, a.body...)
+}
+
+// appendPadding appends header lines that have length bytes together; length is at least shortestPadding.
+func appendPadding(message []byte, length int) []byte {
+	for length > 0 {
+		line := min(length, paddingLineLength)
+		if rest := length - line; rest > 0 && rest < shortestPadding {
+			line -= shortestPadding // leave enough for a line of its own
+		}
+		message = append(message, paddingName...)
+		for range line - len(paddingName) - len(lineEnd) {
+			message = append(message, '0')
+		}
+		message = append(message, lineEnd...)
+		length -= line
+	}
+	return message
+}

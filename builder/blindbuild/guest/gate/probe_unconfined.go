@@ -1,0 +1,5 @@
+//go:build probe && unconfined
+
+package main
+
+const defaultAction = retAllow

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"crypto/tls"
+	"io"
+	"os"
+	"time"
+)
+
+const (
+	handshakeLimit = 10 * time.Second
+	headLimit      = 10 * time.Second // from a head's first byte to its last
+	strangerIdle   = 10 * time.Second // between two requests, before any evidence was given
+	attestedIdle   = 2 * time.Minute
+	bodyGrace      = 10 * time.Second
+	slowestRate    = 16 * kib        // bytes a second a client must take or give
+	drainLimit     = 2 * time.Second // after an answer that does not wait for the rest of a request
+	drainBytes     = 1 << 20
+	spareBodies    = 2 // requests that may come in while all slots are busy
+)
+
+const (
+	endorsementPath = "/.well-known/blindbuild/endorsement"
+	evidencePath    = "/.well-known/blindbuild/evidence"
+	healthPath      = "/healthz"
+	jsonType        = "application/json"
+)
+
+// The answers that never differ.
+var (
+	notFound   = answer{status: 404, closing: true}
+	badRequest = answer{status: 400, closing: true}
+	tooLarge   = answer{status: 413, closing: true}
+	noSlot     = answer{status: 503}
+	noAnswer   = answer{status: 502}
+	healthy    = answer{status: 204}
+)
+
+type server struct {
+	config   config
+	tls      *tls.Config
+	evidence *evidenceSource
+	launcher *launcher
+	table    *table
+	fatal    func(error) // ends the program
+}
+
+// serve takes connections for ever; its error is the listener's.
+func (s *server) serve(listener *os.File) error {
+	for {
+		c, err := accept(listener)
+		if err != nil {
+			return err
+		}
+		if !s.table.add(c) {
+			_ = c.Close()
+			continue
+		}
+		go s.talk(c)
+	}
+}
+
+// talk serves one connection. A mistake of ours that panics costs this connection, not the machine.
+func (s *server) talk(c *connection) {
+	defer s.table.remove(c)
+	defer func() { _ = recover() }()
+	c.waits(time.Now().Add(handshakeLimit))
+	stream := tls.Server(c, s.tls)
+	if stream.Handshake() != nil {
+		return
+	}
+	requests := &source{stream: stream}
+	requests.firstBytes = func() { c.waits(time.Now().Add(headLimit)) }
+	for {
+		c.waits(time.Now().Add(idleLimit(c)))
+		r, err := requests.readHead()
+		a := badRequest
+		if err == nil {
+			a = s.answer(c, stream, requests, r)
+			a.closing = a.closing || r.closing
+		} else if err != errRequest && err != errHeadSize {
+			return
+		}
+		sent := s.send(c, stream, a)
+		s.table.releaseBody(c)
+		if !sent {
+			return
+		}
+		if a.closing {
+			s.hangUp(c, stream)
+			return
+		}
+	}
+}
+
+func idleLimit(c *connection) time.Duration {
+	if c.isAttested() {
+		return attestedIdle
+	}
+	return strangerIdle
+}
+
+// send writes an answer in one piece and wipes it.
+func (s *server) send(c *connection, stream io.Writer, a answer) bool {
+	message := a.marshal()
+	clear(a.body)
+	c.waits(time.Now().Add(transferLimit(len(message))))
+	_, err := stream.Write(message)
+	clear(message)
+	return err == nil
+}
+
+// transferLimit is how long a body of size bytes may take.
+func transferLimit(size int) time.Duration {
+	return bodyGrace + time.Duration(size/slowestRate)*time.Second
+}
+
+// hangUp ends the gate's half and then takes what the client still sends: closing at once would reset the connection, and
+// the client might lose the answer.
+func (s *server) hangUp(c *connection, stream *tls.Conn) {
+	c.waits(time.Now().Add(drainLimit))
+	if stream.CloseWrite() != nil || shutdownWrite(c.file) != nil {
+		return
+	}
+	scrap := make([]byte, 16*kib)
+	for taken := 0; taken < drainBytes; {
+		n, err := c.Read(scrap)
+		if err != nil {
+			return
+		}
+		taken += n
+	}
+}
+
+// answer finds the route, reads the body if there is to be one, and answers.
+func (s *server) answer(c *connection, stream io.Writer, requests *source, r request) answer {
+	var handle func(*connection, []byte) answer
+	limit := 0
+	switch {
+	case r.method == "GET" && r.path == healthPath:
+		handle = func(*connection, []byte) answer { return healthy }
+	case r.method == "GET" && r.path == endorsementPath:
+		handle = s.answerEndorsement
+	case r.method == "GET" && probeRoute != nil && r.path == probePath:
+		handle = func(c *connection, _ []byte) answer { return probeRoute(s, c) }
+	case r.method == "POST" && r.path == evidencePath:
+		handle, limit = s.answerEvidence, maxEvidenceBytes
+	case r.method == "POST" && s.config.routes[r.path]:
+		handle, limit = s.answerRecipe, s.config.maxRequestBytes
+	default:
+		return notFound
+	}
+	if r.method == "GET" && r.contentLength > 0 || r.method == "POST" && r.contentLength < 0 {
+		return badRequest
+	}
+	if r.contentLength > limit {
+		return tooLarge
+	}
+	if s.config.routes[r.path] && !s.table.claimBody(c) { // released when the answer is out
+		return answer{status: 503, closing: true}
+	}
+	if r.expectContinue && !s.send(c, stream, answer{status: 100}) {
+		return badRequest
+	}
+	body := make([]byte, max(r.contentLength, 0))
+	defer clear(body)
+	c.waits(time.Now().Add(transferLimit(len(body))))
+	if requests.readBody(body) != nil {
+		return badRequest
+	}
+	c.works()
+	return handle(c, body)
+}
+
+func (s *server) answerEndorsement(*connection, []byte) answer {
+	return jsonAnswer(s.evidence.endorsement())
+}
+
+func (s *server) answerEvidence(c *connection, body []byte) answer {
+	r, err := parseEvidenceRequest(body)
+	if err != nil {
+		return badRequest
+	}
+	text, err := s.evidence.evidence(r)
+	if err == nil {
+		c.markAttested()
+	}
+	return jsonAnswer(text, err)
+}
+
+// jsonAnswer is a TPM's answer, or the word for why there is none.
+func jsonAnswer(body []byte, err error) answer {
+	if err != nil {
+		return answer{status: 422, contentType: jsonType, body: []byte(`{"version":1,"error":"` + err.Error() + `"}`)}
+	}
+	return answer{status: 200, contentType: jsonType, body: body}
+}
+
+func (s *server) answerRecipe(_ *connection, body []byte) answer {
+	limit := time.Duration(s.config.seconds) * time.Second
+	text, err := s.launcher.run(body, s.config.maxResponseBytes, limit)
+	switch err {
+	case nil:
+	case errSlots:
+		return noSlot
+	case errWorkload:
+		return noAnswer
+	default:
+		s.fatal(err)
+	}
+	contentType := "application/octet-stream"
+	if len(text) > 0 && (text[0] == '{' || text[0] == '[') {
+		contentType = jsonType
+	}
+	return answer{status: 200, contentType: contentType, body: text}
+}
