@@ -1,1 +1,360 @@
-"""The only place that knows all stages."""
+"""The only place that knows all stages: lock -> inputs -> kernel, guest -> UKI -> disk -> statement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from blindbuild import __version__
+from blindbuild.assemble.command_line import kernel_command_line
+from blindbuild.assemble.disk import build_disk
+from blindbuild.assemble.guest import BuiltGuest, build_guest
+from blindbuild.assemble.initramfs import pack_initramfs
+from blindbuild.assemble.kernel import BuiltKernel, build_kernel
+from blindbuild.assemble.kernel_config import load_fragments, parse_config
+from blindbuild.assemble.kernel_policy import load_policy
+from blindbuild.assemble.lock import Lock, LockedPackage, render_lock
+from blindbuild.assemble.recipe import Recipe, read_local_file
+from blindbuild.assemble.rootfs import GateConf, InitConf, StaticNetwork, assemble_rootfs
+from blindbuild.assemble.toolchain import prepare_toolchain, toolchain_key
+from blindbuild.assemble.tree import Tree, file_entry, from_deb_packages
+from blindbuild.assemble.uki import build_uki
+from blindbuild.assemble.wheel import from_wheel
+from blindbuild.audit.channels import LedgerInputs, write_ledger
+from blindbuild.digest import Digest, HashAlgorithm
+from blindbuild.errors import BuildError, LockError
+from blindbuild.formats.deb import read_deb
+from blindbuild.host.sandbox import run_in_sandbox
+from blindbuild.host.store import Store
+from blindbuild.manifest import BuildInput, Statement, Subject, statement_bytes
+from blindbuild.measure.reference import reference_values
+
+BANKS = (HashAlgorithm.SHA256, HashAlgorithm.SHA384, HashAlgorithm.SHA512)
+PACKAGE_DIRECTORY = Path(__file__).resolve().parent
+SOURCE_SUFFIXES = (".py", ".c", ".h", ".go", ".mod", ".config", ".txt")
+STUB_PATH = b"usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+FIRMWARE_CODE = b"usr/share/OVMF/OVMF_CODE_4M.fd"
+FIRMWARE_VARIABLES = b"usr/share/OVMF/OVMF_VARS_4M.fd"
+FIRMWARE_PATHS = (FIRMWARE_CODE, FIRMWARE_VARIABLES)
+FIRMWARE_STAGE, IMAGE_STAGE = "firmware", "image"
+ZSTD_TIMEOUT_S = 600.0
+ZSTD_ARGUMENTS = ("zstd", "-19", "--single-thread", "--no-progress", "--no-check", "-q", "-c")
+
+
+class Reporter(Protocol):
+    """What a long run tells the person in front of it."""
+
+    def begin(self, title: str, total: int | None = None) -> None:
+        """Start a stage; `total` is in the unit that `advance` counts."""
+
+    def advance(self, done: int, detail: str = "") -> None:
+        """Say how far the stage is."""
+
+    def finish(self, outcome: str = "") -> None:
+        """End the stage."""
+
+    def note(self, text: str) -> None:
+        """Say something once."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What to build, and how.
+
+    Attributes:
+        recipe: from `load_recipe`.
+        lock: the lock that belongs to it, already checked.
+        debug: an image to look into; its statement says so.
+        variant: `product`, or `probe` for the test image whose programs try to break out.
+        jobs: compilers at once.
+        command_line: another command line than the product's, for tests that need another kernel.
+        keep_objects: keep the kernel's objects so that such a kernel can be relinked.
+    """
+
+    recipe: Recipe
+    lock: Lock
+    debug: bool = False
+    variant: str = "product"
+    jobs: int = 2
+    keep_objects: bool = False
+
+    @property
+    def version(self) -> str:
+        """The version under which the image is stored; what is no product says so in it."""
+        suffixes = (["debug"] if self.debug else []) + ([self.variant] if self.variant != "product" else [])
+        return self.recipe.version + "".join(f"+{suffix}" for suffix in suffixes)
+
+    def components(self) -> dict[str, Digest]:
+        """The digests of everything that decides about the image's bytes, by a name for people."""
+        return {
+            "the recipe or a file it names": self.recipe.checksum,
+            "the lock": Digest.sha256(render_lock(self.lock)),
+            "blindbuild itself": hash_sources(PACKAGE_DIRECTORY),
+            "the kind of image": Digest.sha256(f"debug={self.debug} variant={self.variant}".encode()),
+        }
+
+    def key(self) -> Digest:
+        """One digest over all components."""
+        lines = (f"{name} {digest}\n" for name, digest in sorted(self.components().items()))
+        return Digest.sha256("".join(lines).encode())
+
+
+def hash_sources(directory: Path) -> Digest:
+    """Hash every source file below a directory, by relative path and content."""
+    paths = sorted(path for path in directory.rglob("*") if path.suffix in SOURCE_SUFFIXES)
+    lines = (f"{path.relative_to(directory)} {Digest.sha256(path.read_bytes())}\n" for path in paths)
+    return Digest.sha256("".join(lines).encode())
+
+
+def build_image(request: BuildRequest, *, store: Store, reporter: Reporter) -> Path:
+    """Return the store's directory with every output of the image but the envelopes; built only if it is new.
+
+    Raises:
+        BlindbuildError: whatever a stage raises; nothing half-written is left.
+    """
+    return store.ensure_stage(
+        IMAGE_STAGE, request.key(), lambda directory: _Build(request, store, reporter).write_to(directory)
+    )
+
+
+def find_firmware(store: Store, code: Digest) -> tuple[bytes, bytes]:
+    """Return code and variable store of the firmware that a statement names.
+
+    Raises:
+        LockError: the store does not have it.
+    """
+    found = store.find_stage(FIRMWARE_STAGE, code)
+    if found is None:
+        raise LockError(
+            f"firmware {code} is not in the store", hint="build the image here: blindbuild build RECIPE"
+        )
+    return (found / "code.fd").read_bytes(), (found / "vars.fd").read_bytes()
+
+
+class _Build:
+    """One run through the stages; every method takes the earlier stages' values."""
+
+    def __init__(self, request: BuildRequest, store: Store, reporter: Reporter) -> None:
+        self._request, self._store, self._reporter = request, store, reporter
+        self._recipe = request.recipe
+        self._command_line = kernel_command_line(debug=request.debug)
+
+    def write_to(self, directory: Path) -> None:
+        """Run all stages and write the outputs."""
+        packages = self._group("toolchain")
+        self._reporter.begin("unpack the toolchain")
+        toolchain = prepare_toolchain(self._store, packages)
+        self._reporter.finish(f"{len(packages)} packages")
+        kernel = self._kernel(toolchain, toolchain_key(packages))
+        guest = self._guest(toolchain, toolchain_key(packages))
+        self._reporter.begin("assemble and measure")
+        outputs = self._assemble(toolchain, kernel, guest)
+        sums = "".join(f"{Digest.sha256(outputs[name]).hex}  {name}\n" for name in sorted(outputs))
+        for name, data in {**outputs, "SHA256SUMS": sums.encode()}.items():
+            (directory / name).write_bytes(data)
+        self._reporter.finish(f"{len(outputs[self._recipe.name + '.efi']):,} bytes of boot image")
+
+    def _kernel(self, toolchain: Path, key: Digest) -> BuiltKernel:
+        self._reporter.begin("compile the kernel")
+        kernel = build_kernel(
+            self._store,
+            source=self._only("kernel-source"),
+            toolchain=toolchain,
+            toolchain_key=key,
+            fragments=load_fragments(debug=self._request.debug),
+            command_line=self._command_line,
+            jobs=self._request.jobs,
+            debug=self._request.debug,
+            on_line=lambda line: self._reporter.advance(0, line[:60]),
+            keep_objects=self._request.keep_objects,
+        )
+        self._reporter.finish(f"{kernel.release}, {kernel.bzimage.stat().st_size:,} bytes")
+        return kernel
+
+    def _guest(self, toolchain: Path, key: Digest) -> BuiltGuest:
+        self._reporter.begin("compile init, gate and workload")
+        sources = {
+            file.target: read_local_file(self._recipe, file)
+            for file in self._recipe.local_files
+            if file.compiled
+        }
+        guest = build_guest(
+            self._store,
+            toolchain=toolchain,
+            toolchain_key=key,
+            variant=self._request.variant,
+            workload_sources=sources,
+            on_line=lambda line: self._reporter.advance(0, line[:60]),
+        )
+        self._reporter.finish(f"init {len(guest.init):,}, gate {len(guest.gate):,} bytes")
+        return guest
+
+    def _assemble(self, toolchain: Path, kernel: BuiltKernel, guest: BuiltGuest) -> dict[str, bytes]:
+        recipe, config = self._recipe, kernel.config.read_bytes()
+        tree = assemble_rootfs(
+            init=guest.init,
+            gate=guest.gate,
+            init_conf=_init_conf(recipe),
+            gate_conf=_gate_conf(recipe),
+            workload=self._workload(guest),
+        )
+        uki = build_uki(
+            stub=_member(self._store, self._only("stub"), STUB_PATH),
+            kernel=kernel.bzimage.read_bytes(),
+            initrd=pack_initramfs(tree, lambda archive: _compress(toolchain, archive)),
+            command_line=self._command_line,
+            built_in_command_line=_read_command_line(config),
+            os_release=_os_release(recipe, self._request.version),
+            uname=kernel.release,
+        )
+        ledger = write_ledger(
+            recipe.name,
+            self._request.version,
+            LedgerInputs(
+                config=config.decode(),
+                policy=load_policy(debug=self._request.debug),
+                system_map=kernel.system_map.read_text(),
+                tree=tree,
+                uki=uki,
+                command_line=self._command_line,
+                debug=self._request.debug,
+            ),
+        )
+        return {
+            f"{recipe.name}.efi": uki,
+            f"{recipe.name}.raw": build_disk(uki),
+            "channels.json": ledger,
+            "kernel.config": config,
+            "System.map": kernel.system_map.read_bytes(),
+            "statement.json": self._state(uki, ledger),
+        }
+
+    def _workload(self, guest: BuiltGuest) -> Tree:
+        recipe, lock = self._recipe, self._request.lock
+        tree = from_deb_packages(
+            read_deb(self._store.read(item.digest)) for item in lock.groups.get("tree", ())
+        )
+        for wheel in lock.wheels:
+            tree = tree.merge(from_wheel(self._store.read(wheel.digest), name=wheel.filename))
+        local = {
+            file.target.lstrip("/").encode(): file_entry(read_local_file(recipe, file), file.mode)
+            for file in recipe.local_files
+            if not file.compiled
+        }
+        programs = {
+            target.lstrip("/").encode(): file_entry(data, 0o555) for target, data in guest.workload.items()
+        }
+        return tree.merge(Tree({**local, **programs}))
+
+    def _state(self, uki: bytes, ledger: bytes) -> bytes:
+        code = self._firmware_code()
+        platform = reference_values(
+            uki,
+            firmware_code=code,
+            platform_id=_platform_identifier(self._only("firmware")),
+            algorithms=BANKS,
+        )
+        return statement_bytes(
+            Statement(
+                subjects=(
+                    Subject(f"{self._recipe.name}.efi", {bank: Digest.of(bank, uki) for bank in BANKS[:2]}),
+                ),
+                name=self._recipe.name,
+                version=self._request.version,
+                sequence=self._recipe.sequence,
+                debug=self._request.debug or self._request.variant != "product",
+                memory_confidentiality="none",
+                ledger=Digest.sha256(ledger),
+                platforms=(platform,),
+                tool=("blindbuild", __version__),
+                inputs=tuple(sorted(_inputs(self._request.lock), key=lambda item: item.name)),
+            )
+        )
+
+    def _firmware_code(self) -> bytes:
+        package = read_deb(self._store.read(self._only("firmware").digest))
+        files = {entry.path: entry.data for entry in package.entries if entry.path in FIRMWARE_PATHS}
+        code = files[FIRMWARE_CODE]
+
+        def write(directory: Path) -> None:
+            (directory / "code.fd").write_bytes(code)
+            (directory / "vars.fd").write_bytes(files[FIRMWARE_VARIABLES])
+
+        self._store.ensure_stage(FIRMWARE_STAGE, Digest.sha256(code), write)
+        return code
+
+    def _group(self, name: str) -> tuple[LockedPackage, ...]:
+        found = self._request.lock.groups.get(name, ())
+        if not found:
+            raise LockError(
+                f"the lock has no group {name}", hint=f"run `blindbuild lock {self._recipe.path}`"
+            )
+        return found
+
+    def _only(self, group: str) -> LockedPackage:
+        packages = self._group(group)
+        if len(packages) != 1:
+            raise LockError(f"group {group}: expected one package, got {len(packages)}")
+        return packages[0]
+
+
+def _member(store: Store, package: LockedPackage, path: bytes) -> bytes:
+    for entry in read_deb(store.read(package.digest)).entries:
+        if entry.path == path:
+            return entry.data
+    raise BuildError(f"{package.name} {package.version}: expected a file {path.decode()}, got none")
+
+
+def _compress(toolchain: Path, archive: bytes) -> bytes:
+    # one thread: zstd's output depends on how many there are
+    return run_in_sandbox(
+        toolchain, ZSTD_ARGUMENTS, binds=(), cwd="/", env={}, timeout_s=ZSTD_TIMEOUT_S, stdin=archive
+    ).stdout
+
+
+def _init_conf(recipe: Recipe) -> InitConf:
+    fixed = recipe.network.address
+    return InitConf(
+        network=None if fixed is None else StaticNetwork(fixed.address, fixed.prefix_length, fixed.router),
+        port=recipe.network.port,
+        memory=recipe.service.memory_bytes,
+        seconds=recipe.service.seconds,
+        concurrency=recipe.service.concurrency,
+        arguments=recipe.service.command,
+    )
+
+
+def _gate_conf(recipe: Recipe) -> GateConf:
+    return GateConf(
+        routes=recipe.service.routes,
+        max_request_bytes=recipe.service.max_request_bytes,
+        max_response_bytes=recipe.service.max_response_bytes,
+        seconds=recipe.service.seconds,
+        concurrency=recipe.service.concurrency,
+    )
+
+
+def _read_command_line(config: bytes) -> str:
+    value = parse_config(config.decode("ascii"), where="kernel.config").get("CMDLINE", "")
+    return value.removeprefix('"').removesuffix('"')
+
+
+def _os_release(recipe: Recipe, version: str) -> str:
+    # os-release(5); the stub shows none of it, but its bytes are measured into registers 9 and 11
+    return f'ID=blindbuild\nNAME="blindbuild {recipe.name}"\nVERSION_ID={version}\n'
+
+
+def _platform_identifier(firmware: LockedPackage) -> str:
+    return f"qemu-q35-ovmf-{firmware.version.split('-')[0]}"
+
+
+def _inputs(lock: Lock) -> Iterator[BuildInput]:
+    for group, packages in lock.groups.items():
+        for item in packages:
+            yield BuildInput(f"debian/{group}/{item.name}@{item.version}", item.digest)
+    for wheel in lock.wheels:
+        yield BuildInput(f"pypi/{wheel.filename}", wheel.digest)
+    for file in lock.files:
+        yield BuildInput(f"file/{file.source}", file.digest)
