@@ -1,0 +1,87 @@
+"""`blindbuild build`: recipe -> images/NAME/VERSION/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from blindbuild.assemble.recipe import load_recipe, render_recipe
+from blindbuild.cli.inputs import InputOptions, load_lock
+from blindbuild.cli.options import (
+    find_recipe,
+    json_option,
+    mirror_option,
+    offline_option,
+    print_json,
+    processors,
+    recipe_argument,
+    user_store,
+)
+from blindbuild.cli.outputs import build_into, read_sums, what_changed
+from blindbuild.cli.render import TerminalReporter
+from blindbuild.pipeline import BuildRequest
+
+
+@click.command("build")
+@recipe_argument
+@click.option(
+    "-o",
+    "--output",
+    default=Path("images"),
+    type=click.Path(file_okay=False, path_type=Path),
+    show_default=True,
+)
+@click.option("--debug", is_flag=True, help="An image with a console, to look into; its statement says so.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, 256), help="Compilers at once [default: all processors]."
+)
+@click.option("--show", is_flag=True, help="Print the merged recipe and stop.")
+@click.option("--why", is_flag=True, help="Say which input changed since the last build.")
+@click.option(
+    "--vendor",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Look here for inputs first.",
+)
+@offline_option
+@mirror_option
+@json_option
+def command(
+    recipe: Path,
+    output: Path,
+    debug: bool,
+    jobs: int | None,
+    show: bool,
+    why: bool,
+    vendor: Path | None,
+    offline: bool,
+    mirror: str | None,
+    as_json: bool,
+) -> None:
+    """Turn RECIPE into a boot image, a disk, and a statement of what a TPM will hold after booting it.
+
+    Example: blindbuild build recipes/hello --offline
+    """
+    loaded = load_recipe(find_recipe(recipe))
+    if show:
+        click.echo(render_recipe(loaded), nl=False)
+        return
+    request = BuildRequest(loaded, load_lock(loaded), debug=debug, jobs=jobs or processors())
+    options = InputOptions(mirror=mirror, offline=offline, vendor=vendor)
+    store = user_store()
+    if why:
+        for reason in what_changed(request, store):
+            click.echo(f"changed: {reason}", err=True)
+    with TerminalReporter() as reporter:
+        place = build_into(request, output, store=store, reporter=reporter, options=options)
+    sums = read_sums(place)
+    if as_json:
+        print_json(
+            {
+                "image": str(place),
+                "debug": debug,
+                "files": {name: digest.hex for name, digest in sums.items()},
+            }
+        )
+    else:
+        click.echo(str(place))

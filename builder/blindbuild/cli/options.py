@@ -1,0 +1,71 @@
+"""Options and arguments that several verbs share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from blindbuild.errors import UsageError
+from blindbuild.host.store import Store
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value on stdout.")
+mirror_option = click.option(
+    "--mirror", metavar="URL", help="Debian mirror to use instead of the machine's own."
+)
+offline_option = click.option(
+    "--offline", is_flag=True, help="Touch no network; the store must have everything."
+)
+manifest_option = click.option(
+    "--manifest",
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="The image's directory, or its manifest.dsse.json.",
+)
+trust_option = click.option(
+    "--trust",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The trust file: whose keys and which TPM makers count.",
+)
+
+
+def recipe_argument(function: Function) -> Function:
+    """A recipe: its file, or the directory that has a recipe.yaml."""
+    return click.argument("recipe", type=click.Path(exists=True, path_type=Path))(function)
+
+
+def find_recipe(path: Path) -> Path:
+    """Return the recipe file that a path names."""
+    found = path / "recipe.yaml" if path.is_dir() else path
+    if not found.is_file():
+        raise UsageError(f"{path}: no recipe.yaml there", hint="name a recipe, such as recipes/hello")
+    return found
+
+
+def user_store() -> Store:
+    """Return the store of the person who called."""
+    return Store.default(os.environ)
+
+
+def state_directory() -> Path:
+    """Return where state lives that must outlast a run (XDG Base Directory Specification 0.8)."""
+    chosen = os.environ.get("XDG_STATE_HOME", "")
+    base = Path(chosen) if chosen.startswith("/") else Path.home() / ".local" / "state"
+    return base / "blindbuild"
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def print_json(value: Mapping[str, object]) -> None:
+    """Print the one JSON value of a --json run."""
+    click.echo(json.dumps(value, indent=2, sort_keys=True))
