@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from blindbuild import __version__
 from blindbuild.assemble.command_line import kernel_command_line
@@ -26,6 +25,7 @@ from blindbuild.audit.channels import LedgerInputs, write_ledger
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import BuildError, LockError
 from blindbuild.formats.deb import read_deb
+from blindbuild.host.reporter import Reporter
 from blindbuild.host.sandbox import run_in_sandbox
 from blindbuild.host.store import Store
 from blindbuild.manifest import BuildInput, Statement, Subject, statement_bytes
@@ -41,22 +41,6 @@ FIRMWARE_PATHS = (FIRMWARE_CODE, FIRMWARE_VARIABLES)
 FIRMWARE_STAGE, IMAGE_STAGE = "firmware", "image"
 ZSTD_TIMEOUT_S = 600.0
 ZSTD_ARGUMENTS = ("zstd", "-19", "--single-thread", "--no-progress", "--no-check", "-q", "-c")
-
-
-class Reporter(Protocol):
-    """What a long run tells the person in front of it."""
-
-    def begin(self, title: str, total: int | None = None) -> None:
-        """Start a stage; `total` is in the unit that `advance` counts."""
-
-    def advance(self, done: int, detail: str = "") -> None:
-        """Say how far the stage is."""
-
-    def finish(self, outcome: str = "") -> None:
-        """End the stage."""
-
-    def note(self, text: str) -> None:
-        """Say something once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from blindbuild.assemble.lock import Lock, check_lock, lock_path, read_lock, ren
 from blindbuild.assemble.lock_make import Resolution, Upgrade, make_lock
 from blindbuild.assemble.recipe import Recipe
 from blindbuild.host.files import write_atomically
+from blindbuild.host.reporter import Reporter
 from blindbuild.host.store import Store
-from blindbuild.pipeline import Reporter
 
 
 @dataclass(frozen=True, slots=True)

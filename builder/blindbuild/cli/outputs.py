@@ -11,8 +11,9 @@ from blindbuild.cli.inputs import InputOptions, fill_store
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import BuildError, UsageError
 from blindbuild.host.files import read_bytes, remove_tree, write_atomically
+from blindbuild.host.reporter import Reporter
 from blindbuild.host.store import Store
-from blindbuild.pipeline import BuildRequest, Reporter, build_image
+from blindbuild.pipeline import BuildRequest, build_image
 
 SUMS = "SHA256SUMS"
 MANIFEST, RELEASE, STATEMENT = "manifest.dsse.json", "release.dsse.json", "statement.json"
