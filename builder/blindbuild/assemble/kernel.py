@@ -151,24 +151,20 @@ def relink_kernel(
     debug: bool,
     on_line: OnLine | None = None,
 ) -> BuiltKernel:
-    """Return another kernel: the one `build_kernel` made with `keep_objects`, with another command line.
+    """Return another kernel: the one that `build_kernel` makes of these inputs, with another command line.
 
-    Only what holds the command line is compiled anew. For tests that need a kernel which a verifier must tell
-    from the product's; its result is kept apart, and no product is ever made of it.
+    If that one was made with `keep_objects`, only what holds the command line is compiled anew. For tests
+    that need a kernel which a verifier must tell from the product's; the result is kept apart, and no product
+    is ever made of it.
 
     Raises:
-        BuildError: the objects were not kept, or an input is malformed.
-        StoreError, PolicyError, ToolError: as for `build_kernel`.
+        StoreError, BuildError, PolicyError, ToolError: as for `build_kernel`.
     """
     merged = merge_fragments(fragments)
     first = KernelInputs(source, toolchain, toolchain_key, with_command_line(merged, command_line), debug)
     inputs = replace(first, asked=with_command_line(merged, other_command_line))
     tell = on_line or _ignore
     objects = store.find_stage(OBJECTS_STAGE, first.key, verify=False)
-    if objects is None:
-        raise BuildError(
-            f"kernel {first.key.hex[:12]}: its objects were not kept", hint="build it with keep_objects first"
-        )
     result = store.ensure_stage(
         RELINKED_STAGE,
         inputs.key,

@@ -70,16 +70,19 @@ def _unpack(root: Path, store: Store, package: LockedPackage) -> None:
             hint="the lock names another package than the file holds; run `blindbuild lock`",
         )
     for entry in deb.entries:
+        where = f"{package.name}: {entry.path.decode('utf-8', 'replace')}"
         try:
-            _place(root, entry)
+            _place(root, entry, where)
         except FileExistsError as error:
-            where = f"{package.name}: {entry.path.decode('utf-8', 'replace')}"
             raise BuildError(f"{where}: another package has a different file of this name") from error
 
 
-def _place(root: Path, entry: TarEntry) -> None:
+def _place(root: Path, entry: TarEntry, where: str) -> None:
     """Make one file. Permissions are two: executable or not; a set-user-id bit has no business here."""
     path = root / _merge(entry.path)
+    for parent in path.relative_to(root).parents:
+        if (root / parent).is_symlink():  # another package's, which may lead anywhere
+            raise BuildError(f"{where}: {parent} is a symbolic link")
     if entry.kind is EntryKind.DIRECTORY:
         path.mkdir(parents=True, exist_ok=True)
         return
