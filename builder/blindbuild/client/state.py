@@ -1,0 +1,202 @@
+"""What this client has accepted before, one JSON file a trust domain: nobody can take it back in time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from blindbuild.digest import Digest, HashAlgorithm
+from blindbuild.errors import BlindbuildError, FormatError, VerificationError
+from blindbuild.formats.canonical import JsonValue, canonical_bytes, parse_canonical
+from blindbuild.formats.fields import Fields
+from blindbuild.formats.tpm2 import ClockInfo
+from blindbuild.manifest import format_time, parse_time
+from blindbuild.manifest.words import MAX_SEQUENCE
+from blindbuild.verify import History
+
+MAX_STATE = 1 << 20  # bytes
+MAX_KEYS = 4096  # attestation keys that are remembered; 4096 take about 700 KiB
+_KEY_NAME = re.compile(r"(?:[0-9a-f]{2}){34}")  # a name with SHA-256
+_MAX_U32 = 2**32 - 1
+
+
+class StateStore:
+    """Remembers the highest sequence of each trust domain, its statement, and the clocks of TPMs.
+
+    Args:
+        root: the folder; made when the first session is accepted.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @classmethod
+    def default(cls, environ: Mapping[str, str]) -> StateStore:
+        """Return the user's store: below XDG_STATE_HOME, or ~/.local/state.
+
+        Source: XDG Base Directory Specification 0.8; a relative path is ignored, as it demands.
+        """
+        base = environ.get("XDG_STATE_HOME", "")
+        if not base.startswith("/"):
+            home = environ.get("HOME", "")
+            if not home.startswith("/"):
+                raise BlindbuildError("expected HOME to be an absolute path", hint="set XDG_STATE_HOME")
+            base = f"{home}/.local/state"
+        return cls(Path(base) / "blindbuild" / "trust")
+
+    def path(self, domain: Digest) -> Path:
+        """Return the file of a trust domain, whether it is there or not."""
+        return self._root / f"{domain.hex}.json"
+
+    def read(self, domain: Digest) -> History | None:
+        """Return what was accepted before, or None at first use.
+
+        Raises:
+            BlindbuildError: the file is there and cannot be read or understood; that is never first use.
+        """
+        path = self.path(domain)
+        try:
+            with path.open("rb") as stream:
+                data = stream.read(MAX_STATE + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise BlindbuildError(f"{path}: cannot be read: {error.strerror}") from error
+        try:
+            return _read_history(data)
+        except BlindbuildError as error:
+            raise BlindbuildError(
+                f"{path}: {error.message}",
+                hint="the file remembers which releases were accepted; remove it only if you know why it is "
+                "damaged",
+            ) from error
+
+    def record(self, domain: Digest, history: History) -> None:
+        """Remember an accepted session; never less than what is remembered already.
+
+        Raises:
+            VerificationError: meanwhile a later release, or another statement of the same sequence, was
+                accepted.
+            BlindbuildError: the folder cannot be written.
+        """
+        path = self.path(domain)
+        try:
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with _locked(path.with_suffix(".lock")):
+                before = self.read(domain)
+                _replace(path, _write_history(history if before is None else _merge(before, history)))
+        except OSError as error:
+            raise BlindbuildError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _merge(before: History, after: History) -> History:
+    # another client may have accepted something between this one's reading and recording
+    if after.sequence < before.sequence:
+        raise VerificationError(
+            f"expected sequence {before.sequence} or later, got {after.sequence}",
+            step="M10",
+            reason="rollback",
+        )
+    if after.sequence == before.sequence and after.statement != before.statement:
+        raise VerificationError(
+            f"expected statement {before.statement}, got {after.statement}",
+            step="M10",
+            reason="equivocation",
+        )
+    clocks = dict(before.clocks)
+    for name, clock in after.clocks.items():
+        clocks[name] = max(clock, clocks.get(name, clock), key=_order)
+    if len(clocks) > MAX_KEYS:
+        raise BlindbuildError(f"expected at most {MAX_KEYS} attestation keys to remember, got {len(clocks)}")
+    return History(after.sequence, after.statement, max(before.time, after.time), clocks)
+
+
+def _order(clock: ClockInfo) -> tuple[int, int, int]:
+    return clock.reset_count, clock.restart_count, clock.clock
+
+
+def _read_history(data: bytes) -> History:
+    fields = Fields(
+        parse_canonical(data, max_bytes=MAX_STATE),
+        "state",
+        required=("version", "sequence", "statement", "time", "clocks"),
+    )
+    fields.integer("version", minimum=1, maximum=1)
+    clocks = fields.raw("clocks")
+    if not isinstance(clocks, dict) or len(clocks) > MAX_KEYS:
+        raise FormatError(f"clocks: expected an object of at most {MAX_KEYS}")
+    return History(
+        sequence=fields.integer("sequence", minimum=0, maximum=MAX_SEQUENCE),
+        statement=fields.digest("statement", HashAlgorithm.SHA256),
+        time=parse_time(fields.text("time")),
+        clocks={name: _read_clock(name, value) for name, value in clocks.items()},
+    )
+
+
+def _read_clock(name: str, value: JsonValue) -> ClockInfo:
+    if not _KEY_NAME.fullmatch(name):
+        raise FormatError(f"clocks: expected the name of a key, got {name[:80]!r}")
+    fields = Fields(value, f"clocks.{name}", required=("clock", "resetCount", "restartCount", "safe"))
+    return ClockInfo(
+        fields.integer("clock", minimum=0, maximum=MAX_SEQUENCE),
+        fields.integer("resetCount", minimum=0, maximum=_MAX_U32),
+        fields.integer("restartCount", minimum=0, maximum=_MAX_U32),
+        fields.boolean("safe"),
+    )
+
+
+def _write_history(history: History) -> bytes:
+    clocks: dict[str, JsonValue] = {
+        name: {
+            # milliseconds; a TPM that claims more than 2^53 is not believed to have run that long
+            "clock": min(clock.clock, MAX_SEQUENCE),
+            "resetCount": clock.reset_count,
+            "restartCount": clock.restart_count,
+            "safe": clock.safe,
+        }
+        for name, clock in history.clocks.items()
+    }
+    return canonical_bytes(
+        {
+            "version": 1,
+            "sequence": history.sequence,
+            "statement": history.statement.hex,
+            "time": format_time(history.time),
+            "clocks": clocks,
+        }
+    )
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    # aside, flushed, renamed: a reader sees the old file or the new one
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem[:16]}.", dir=path.parent)
+    aside = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(descriptor)
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

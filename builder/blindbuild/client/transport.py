@@ -1,0 +1,181 @@
+"""One TLS 1.3 connection, and the public key at its other end. The client's only door to the network.
+
+The certificate is not checked against authorities: it is self-signed by a key made in the image's RAM, and
+the quote, not a CA, says whose key it is. So the key is taken from this very connection, and a connection
+is never replaced by another one behind the caller's back.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from blindbuild.client.http1 import Response, read_response, write_request
+from blindbuild.errors import ChannelError
+
+DEFAULT_PORT = 443
+DEFAULT_TIMEOUT_S = 30.0  # a TPM quote takes up to a second, a slow emulated machine ten
+MAX_ANSWER_S = 600.0  # for a whole answer: a server that drips bytes does not hold the client forever
+_CHUNK = 64 << 10  # bytes
+_URL = re.compile(r"https://(?P<host>[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::(?P<port>[0-9]{1,5}))?/?")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server is."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Read `https://host[:port]`, without path, user, query or fragment.
+
+        Raises:
+            ChannelError: anything else, plain http included.
+        """
+        found = _URL.fullmatch(url)
+        if found is None:
+            raise ChannelError(
+                f"expected https://HOST or https://HOST:PORT, got {url[:200]!r}",
+                hint="paths are given with the request, and nothing is ever sent without TLS",
+            )
+        port = int(found["port"] or DEFAULT_PORT)
+        if not 1 <= port <= 65535:
+            raise ChannelError(f"expected a port from 1 to 65535, got {port}")
+        return cls(found["host"].strip("[]"), port)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == DEFAULT_PORT else f"{host}:{self.port}"
+
+
+class Connection:
+    """A TLS connection that is used until it ends, and then never again.
+
+    Attributes:
+        address: the other end, as asked for.
+        spki: DER SubjectPublicKeyInfo of the certificate that this connection's server has shown.
+    """
+
+    def __init__(self, address: Address, stream: ssl.SSLSocket) -> None:
+        self.address = address
+        self._stream: ssl.SSLSocket | None = stream
+        self.spki = _peer_key(stream)
+
+    @classmethod
+    def open(cls, url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Connection:
+        """Connect and shake hands; nothing else is sent.
+
+        Args:
+            url: `https://host[:port]`; proxies of the environment are never used.
+            timeout_s: for connecting, and for each wait after it.
+
+        Raises:
+            ChannelError: no connection, no TLS 1.3, or no certificate with a readable key.
+        """
+        address = Address.parse(url)
+        try:
+            plain = socket.create_connection((address.host, address.port), timeout=timeout_s)
+        except OSError as error:
+            raise ChannelError(f"{address}: cannot connect: {error}") from error
+        try:
+            # no server name: nothing is said about what we look for before it has proven what it is
+            return cls(address, _context().wrap_socket(plain))
+        except (OSError, ChannelError) as error:
+            plain.close()
+            if isinstance(error, ChannelError):
+                raise
+            raise ChannelError(f"{address}: cannot speak TLS 1.3: {error}") from error
+
+    def request(
+        self, method: str, target: str, *, body: bytes | None = None, content_type: str, max_body: int
+    ) -> Response:
+        """Send one request and read its answer.
+
+        Raises:
+            ChannelError: the connection was lost, or the server broke the protocol. Either way it is closed,
+                and nothing is ever sent again: a new connection may end somewhere else.
+        """
+        stream = self._stream
+        if stream is None:
+            raise _lost(self.address)
+        message = write_request(method, target, host=str(self.address), body=body, content_type=content_type)
+        try:
+            stream.sendall(message)
+            response = read_response(_receiver(stream), max_body=max_body)
+        except OSError as error:
+            self.close()
+            raise _lost(self.address) from error
+        except ChannelError:
+            self.close()
+            raise
+        if response.headers.get("connection", "").lower() == "close":
+            self.close()
+        return response
+
+    def close(self) -> None:
+        """Close the connection; closing twice is fine."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _receiver(stream: ssl.SSLSocket) -> Callable[[], bytes]:
+    deadline = time.monotonic() + MAX_ANSWER_S
+
+    def receive() -> bytes:
+        if time.monotonic() > deadline:
+            raise ChannelError(f"expected a whole answer within {MAX_ANSWER_S:.0f} s")
+        return stream.recv(_CHUNK)
+
+    return receive
+
+
+def _context() -> ssl.SSLContext:
+    # by hand: ssl.create_default_context() would write keys to the file that SSLKEYLOGFILE names
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _peer_key(stream: ssl.SSLSocket) -> bytes:
+    certificate = stream.getpeercert(binary_form=True)
+    if certificate is None or stream.version() != "TLSv1.3":
+        raise ChannelError("expected TLS 1.3 with a certificate")
+    try:
+        key = x509.load_der_x509_certificate(certificate).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ChannelError("expected a certificate with a readable key") from error
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _lost(address: Address) -> ChannelError:
+    return ChannelError(
+        f"{address}: connection lost; attest again",
+        hint="a new connection may end at another machine, so it is judged anew",
+    )

@@ -1,0 +1,117 @@
+"""Release keys, and the envelopes they sign. Bytes in, bytes out: files are the caller's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from blindbuild.errors import EnvelopeError, UsageError
+from blindbuild.formats.dsse import (
+    Signature,
+    SignerKey,
+    UnverifiedEnvelope,
+    parse_envelope,
+    pre_authentication_encoding,
+    write_envelope,
+)
+from blindbuild.manifest import (
+    RELEASE_PAYLOAD_TYPE,
+    STATEMENT_PAYLOAD_TYPE,
+    Release,
+    parse_statement,
+    release_bytes,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """An Ed25519 release key."""
+
+    _key: Ed25519PrivateKey
+
+    @property
+    def public(self) -> SignerKey:
+        """What goes into the trust file."""
+        return SignerKey.from_spki(
+            self._key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        )
+
+    def to_pem(self) -> bytes:
+        """Return the private key as unencrypted PKCS#8 PEM; write it with mode 0600."""
+        return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the signature over a message."""
+        return self._key.sign(message)
+
+
+def generate_key() -> SigningKey:
+    """Make a release key from the system's randomness."""
+    return SigningKey(Ed25519PrivateKey.generate())
+
+
+def load_key(pem: bytes) -> SigningKey:
+    """Read a release key from PKCS#8 PEM.
+
+    Raises:
+        UsageError: not PEM, encrypted, or not an Ed25519 key.
+    """
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise UsageError(
+            "expected an unencrypted private key in PEM", hint="make one with `blindbuild keygen`"
+        ) from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise UsageError(f"expected an Ed25519 key, got {type(key).__name__}")
+    return SigningKey(key)
+
+
+def sign_payload(key: SigningKey, payload_type: str, payload: bytes) -> bytes:
+    """Return a DSSE envelope with one signature over exactly these bytes."""
+    signature = Signature(key.public.key_id, key.sign(pre_authentication_encoding(payload_type, payload)))
+    return write_envelope(UnverifiedEnvelope(payload_type, payload, (signature,)))
+
+
+def sign_statement(key: SigningKey, statement: bytes) -> bytes:
+    """Return the envelope over a statement's bytes.
+
+    Raises:
+        ManifestError: no client would accept the statement.
+    """
+    parse_statement(statement)
+    return sign_payload(key, STATEMENT_PAYLOAD_TYPE, statement)
+
+
+def sign_release(key: SigningKey, release: Release) -> bytes:
+    """Return the envelope over a release.
+
+    Raises:
+        ManifestError: no client would accept the release.
+    """
+    return sign_payload(key, RELEASE_PAYLOAD_TYPE, release_bytes(release))
+
+
+def add_signature(key: SigningKey, envelope: bytes) -> bytes:
+    """Return the envelope with one more signature over the same bytes, for a threshold above one.
+
+    Raises:
+        EnvelopeError: the envelope is malformed, or this key has signed it.
+    """
+    parsed = parse_envelope(envelope)
+    message = pre_authentication_encoding(parsed.payload_type, parsed.payload)
+    if any(key.public.accepts(signature.value, message) for signature in parsed.signatures):
+        raise EnvelopeError(f"key {key.public.key_id} has signed this envelope")
+    added = Signature(key.public.key_id, key.sign(message))
+    return write_envelope(
+        UnverifiedEnvelope(parsed.payload_type, parsed.payload, (*parsed.signatures, added))
+    )

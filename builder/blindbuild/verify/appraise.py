@@ -1,0 +1,210 @@
+"""The client's decision: a pure function of the exchange, of what was published, and of whom we trust.
+
+The steps, their numbers and the attack that each one stops are in docs/spec/verification.md. They run cheap
+and signature first; what one step refuses no later one builds upon, and what does not depend on a refused
+step is still checked, so that all mismatches are reported and not only the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from blindbuild.formats.tcglog import ReplayedLog
+from blindbuild.formats.tpm2 import Quote
+from blindbuild.manifest import DEFAULT_ATTESTATION_KEY, TrustRoots
+from blindbuild.verify.appraisal import _PROOF, AcceptedSession, Appraisal
+from blindbuild.verify.checklist import TITLES, Checklist, Outcome, found, refuse
+from blindbuild.verify.endorse import AttestationKey, judge_endorsement
+from blindbuild.verify.explain import explain_differences
+from blindbuild.verify.policy import Basis, History, Policy
+from blindbuild.verify.publication import Publication, judge_publication
+from blindbuild.verify.quote import (
+    ALL_REGISTERS,
+    QuoteExpectation,
+    check_nonce,
+    judge_binding,
+    judge_machine,
+    judge_signature,
+    judge_values,
+)
+from blindbuild.verify.registers import PlatformMatch, check_registers, match_platform
+from blindbuild.verify.replay import judge_log
+from blindbuild.verify.session import RecordedSession
+
+RECORDED = "recorded session: it proves nothing about now, whoever wrote the file knew nonce and secret"
+# steps that may not apply; every other one must have passed
+_OPTIONAL = frozenset({"M7", "M9", "M10", "Q14"})
+_CERTIFIED_ONLY = frozenset({"A6", "A9", "A4", "A11", "A8"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What each part of the checklist has established."""
+
+    publication: Publication
+    key: AttestationKey
+    quote: Quote
+    match: PlatformMatch
+
+
+def check_publication(
+    envelope: bytes,
+    *,
+    release: bytes | None,
+    trust: TrustRoots,
+    now: int,
+    policy: Policy,
+    history: History | None = None,
+) -> Appraisal:
+    """Judge what was published, before any server is asked; the appraisal can fail but never accept."""
+    steps = Checklist()
+    publication = judge_publication(steps, Basis(envelope, release, trust, now, policy, history))
+    return _appraisal(steps, publication, None, None, None)
+
+
+def appraise(
+    session: RecordedSession,
+    *,
+    envelope: bytes,
+    release: bytes | None,
+    trust: TrustRoots,
+    now: int,
+    policy: Policy,
+    history: History | None = None,
+) -> Appraisal:
+    """Judge one session.
+
+    Args:
+        session: the exchange, live or recorded.
+        envelope: the manifest: a DSSE envelope over the statement.
+        release: a DSSE envelope over the release, or None when there is none.
+        trust: whom to believe.
+        now: seconds since 1970.
+        policy: how much to accept.
+        history: what this client accepted before in this trust domain; None at first use.
+
+    Returns:
+        The appraisal; a mismatch is never raised, `accepted()` does that.
+    """
+    basis = Basis(envelope, release, trust, now, policy, history)
+    steps = Checklist()
+    publication = judge_publication(steps, basis)
+    rule = DEFAULT_ATTESTATION_KEY if publication is None else publication.statement.attestation_key
+    steps.run("C1", lambda: _same_statement(session, found(publication)), needs=("M6",))
+    key = judge_endorsement(steps, session, basis, rule)
+    quote = _judge_quote(steps, session, key, basis)
+    match, log = _judge_registers(steps, session, publication, policy)
+    if not session.live:
+        steps.warn(RECORDED)
+    verdict = None
+    if publication and key and quote and match and _complete(steps, trust):
+        judged = _Judged(publication, key, quote, match)
+        verdict = _accept(session, judged, basis, steps.warnings)
+    return _appraisal(steps, publication, match, log, verdict)
+
+
+def _judge_quote(
+    steps: Checklist,
+    session: RecordedSession,
+    key: AttestationKey | None,
+    basis: Basis,
+) -> Quote | None:
+    evidence = session.evidence
+    public = None if key is None else key.public
+    steps.run("Q1", partial(check_nonce, session.nonce))
+    quote = judge_signature(
+        steps,
+        public=public,
+        raw_quote=evidence.quote,
+        raw_signature=evidence.signature,
+        needs=("A2", "A3"),
+    )
+    expected = QuoteExpectation(session.bank, ALL_REGISTERS, evidence.registers)
+    judge_values(steps, quote, expected, evidence.signature)
+    judge_machine(steps, quote, public, basis)
+    judge_binding(steps, quote, session)
+    return quote
+
+
+def _judge_registers(
+    steps: Checklist, session: RecordedSession, publication: Publication | None, policy: Policy
+) -> tuple[PlatformMatch | None, ReplayedLog | None]:
+    values = session.evidence.registers
+    match = steps.run(
+        "E2",
+        lambda: match_platform(found(publication).statement, session.bank, values, policy),
+        needs=("M6", "Q9"),
+    )
+    steps.run("E1", lambda: check_registers(found(match)), needs=("E2", "Q9"))
+    return match, judge_log(steps, session.evidence, match)
+
+
+def _same_statement(session: RecordedSession, publication: Publication) -> tuple[None, str]:
+    if session.statement != publication.digest:
+        raise refuse(
+            "C1",
+            "other-statement",
+            f"expected statement {publication.digest}, got a session about {session.statement}",
+        )
+    if session.profile != publication.statement.channel_binding:
+        raise refuse(
+            "C1",
+            "other-profile",
+            f"expected profile {publication.statement.channel_binding}, got {session.profile}",
+        )
+    if session.evidence.profile != session.profile or session.evidence.bank is not session.bank:
+        raise refuse("C1", "other-profile", "expected an answer of the profile and bank that were asked for")
+    return None, str(publication.digest)
+
+
+def _complete(steps: Checklist, trust: TrustRoots) -> bool:
+    """Return whether every step there is passed, but those that need not apply."""
+    optional = _OPTIONAL | (_CERTIFIED_ONLY if trust.attestation_keys else frozenset())
+    return {step.id for step in steps.steps} == TITLES.keys() and all(
+        step.outcome is Outcome.OK or (step.outcome is Outcome.SKIPPED and step.id in optional)
+        for step in steps.steps
+    )
+
+
+def _accept(
+    session: RecordedSession, judged: _Judged, basis: Basis, warnings: tuple[str, ...]
+) -> AcceptedSession:
+    statement, release = judged.publication.statement, judged.publication.release
+    name = judged.key.public.name()
+    expires = basis.now + basis.policy.session_s
+    clocks = {**(basis.history.clocks if basis.history else {}), name.hex(): judged.quote.clock}
+    return AcceptedSession(
+        product=statement.name,
+        version=statement.version,
+        sequence=statement.sequence,
+        statement=judged.publication.digest,
+        platform=judged.match.platform.identifier,
+        bank=session.bank,
+        spki=session.spki,
+        attestation_key=name,
+        expires=expires if release is None else min(expires, release.valid_until),
+        warnings=warnings,
+        history=History(statement.sequence, judged.publication.digest, basis.now, clocks),
+        proof=_PROOF,
+    )
+
+
+def _appraisal(
+    steps: Checklist,
+    publication: Publication | None,
+    match: PlatformMatch | None,
+    log: ReplayedLog | None,
+    verdict: AcceptedSession | None,
+) -> Appraisal:
+    statement = None if publication is None else publication.statement
+    return Appraisal(
+        steps=steps.steps,
+        registers=() if match is None else match.registers,
+        differences=() if match is None else explain_differences(match, log),
+        warnings=steps.warnings,
+        hints=steps.hints,
+        product=None if statement is None else (statement.name, statement.version, statement.sequence),
+        platform=None if match is None else match.platform.identifier,
+        verdict=verdict,
+    )

@@ -1,0 +1,239 @@
+"""One exchange with an attester, as data: what was asked, on which connection, and what was answered.
+
+Source: docs/spec/evidence.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from blindbuild.digest import Digest, HashAlgorithm
+from blindbuild.errors import FormatError, VerificationError
+from blindbuild.formats.canonical import JsonValue, canonical_bytes, parse_json
+from blindbuild.formats.certificate import MAX_CERTIFICATE
+from blindbuild.formats.fields import Fields, encode_base64
+from blindbuild.formats.tpm2 import MAX_STRUCTURE
+from blindbuild.measure.classification import REGISTER_COUNT
+
+PROFILE = "tls-spki-quote-v1"
+MAX_ANSWER = 4 << 20  # bytes; docs/spec/evidence.md
+MAX_SESSION = 8 << 20  # bytes; a whole recorded session
+NONCE_SIZE = 32  # bytes
+SECRET_SIZE = 32  # bytes of a credential
+_MAX_EVENT_LOG = 1 << 20  # bytes; as the event log parser's own limit
+_MAX_SPKI = 1024  # bytes; a P-256 key has 91
+_MAX_EK_CERTIFICATES = 8  # RSA-2048 and P-384 of swtpm, and a few more
+_NV_INDEX = re.compile(r"0x[0-9a-f]{8}")
+_HEX_32 = re.compile(r"[0-9a-f]{64}")
+_BANKS = ("sha256", "sha384", "sha512")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCertificate:
+    """A certificate as an NV index holds it, padding included."""
+
+    nv_index: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Endorsement:
+    """The attester's keys: certificates, TPM2B_PUBLIC of endorsement key and attestation key."""
+
+    ek_certificates: tuple[StoredCertificate, ...]
+    ek_public: bytes
+    ak_public: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The attester's answer to one nonce.
+
+    Attributes:
+        quote: TPMS_ATTEST, as signed.
+        signature: TPMT_SIGNATURE.
+        registers: the 24 values that the quote is said to be over.
+    """
+
+    profile: str
+    bank: HashAlgorithm
+    quote: bytes
+    signature: bytes
+    registers: tuple[Digest, ...]
+    event_log: bytes
+    activated_secret: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedSession:
+    """Everything that one appraisal of an attester needs to know about the exchange.
+
+    Attributes:
+        statement: the SHA-256 that the client sent: what it judges by.
+        spki: DER SubjectPublicKeyInfo of the server's certificate on the client's own connection.
+        credential_secret: what the client put into the credential; None when it sent none.
+        live: set by the client that just had this exchange; a session read from a file never is.
+    """
+
+    profile: str
+    nonce: bytes
+    statement: Digest
+    bank: HashAlgorithm
+    spki: bytes
+    credential_secret: bytes | None
+    endorsement: Endorsement
+    evidence: Evidence
+    live: bool = False
+
+
+def parse_endorsement(data: bytes) -> Endorsement:
+    """Parse the answer to `GET /.well-known/blindbuild/endorsement`.
+
+    Raises:
+        VerificationError: step Q10, reason `malformed`.
+    """
+    return _strict(lambda: _read_endorsement(parse_json(data, max_bytes=MAX_ANSWER)))
+
+
+def parse_evidence(data: bytes) -> Evidence:
+    """Parse the answer to `POST /.well-known/blindbuild/evidence`.
+
+    Raises:
+        VerificationError: step Q10, reason `malformed`.
+    """
+    return _strict(lambda: _read_evidence(parse_json(data, max_bytes=MAX_ANSWER)))
+
+
+def parse_session(data: bytes) -> RecordedSession:
+    """Parse a recorded session; it says nothing about now.
+
+    Raises:
+        VerificationError: step Q10, reason `malformed`.
+    """
+    return _strict(lambda: _read_session(parse_json(data, max_bytes=MAX_SESSION)))
+
+
+def session_bytes(session: RecordedSession) -> bytes:
+    """Return the session as one JSON object; `live` is not part of it."""
+    value: dict[str, JsonValue] = {
+        "version": 1,
+        "profile": session.profile,
+        "nonce": session.nonce.hex(),
+        "statement": session.statement.hex,
+        "bank": session.bank.value,
+        "spki": encode_base64(session.spki),
+        "endorsement": _write_endorsement(session.endorsement),
+        "evidence": _write_evidence(session.evidence),
+    }
+    if session.credential_secret is not None:
+        value["credentialSecret"] = encode_base64(session.credential_secret)
+    return canonical_bytes(value)
+
+
+def _strict(read: Callable[[], _T]) -> _T:
+    try:
+        return read()
+    except FormatError as error:
+        raise VerificationError(error.message, step="Q10", reason="malformed") from error
+
+
+def _read_session(value: JsonValue) -> RecordedSession:
+    fields = Fields(
+        value,
+        "session",
+        required=("version", "profile", "nonce", "statement", "bank", "spki", "endorsement", "evidence"),
+        optional=("credentialSecret",),
+    )
+    fields.integer("version", minimum=1, maximum=1)
+    return RecordedSession(
+        profile=fields.word("profile", (PROFILE,)),
+        nonce=bytes.fromhex(fields.token("nonce", _HEX_32)),
+        statement=fields.digest("statement", HashAlgorithm.SHA256),
+        bank=HashAlgorithm(fields.word("bank", _BANKS)),
+        spki=fields.base64("spki", max_bytes=_MAX_SPKI),
+        credential_secret=_optional_secret(fields, "credentialSecret"),
+        endorsement=_read_endorsement(fields.raw("endorsement")),
+        evidence=_read_evidence(fields.raw("evidence")),
+    )
+
+
+def _read_endorsement(value: JsonValue) -> Endorsement:
+    fields = Fields(value, "endorsement", required=("version", "ekCertificates", "ekPublic", "akPublic"))
+    fields.integer("version", minimum=1, maximum=1)
+    certificates = []
+    for index, entry in enumerate(fields.array("ekCertificates", maximum=_MAX_EK_CERTIFICATES)):
+        inner = Fields(entry, f"{fields.at('ekCertificates')}[{index}]", required=("nvIndex", "certificate"))
+        nv_index = int(inner.token("nvIndex", _NV_INDEX), 16)
+        certificates.append(
+            StoredCertificate(nv_index, inner.base64("certificate", max_bytes=MAX_CERTIFICATE))
+        )
+    return Endorsement(
+        ek_certificates=tuple(certificates),
+        ek_public=fields.base64("ekPublic", max_bytes=MAX_STRUCTURE),
+        ak_public=fields.base64("akPublic", max_bytes=MAX_STRUCTURE),
+    )
+
+
+def _read_evidence(value: JsonValue) -> Evidence:
+    fields = Fields(
+        value,
+        "evidence",
+        required=("version", "profile", "bank", "quote", "signature", "pcrs", "eventLog"),
+        optional=("activatedSecret",),
+    )
+    fields.integer("version", minimum=1, maximum=1)
+    bank = HashAlgorithm(fields.word("bank", _BANKS))
+    values = fields.texts("pcrs", minimum=REGISTER_COUNT, maximum=REGISTER_COUNT)
+    try:
+        registers = tuple(Digest.from_hex(bank, text) for text in values)
+    except FormatError as error:
+        raise fields.fail("pcrs", error.message) from error
+    return Evidence(
+        profile=fields.word("profile", (PROFILE,)),
+        bank=bank,
+        quote=fields.base64("quote", max_bytes=MAX_STRUCTURE),
+        signature=fields.base64("signature", max_bytes=MAX_STRUCTURE),
+        registers=registers,
+        event_log=fields.base64("eventLog", max_bytes=_MAX_EVENT_LOG),
+        activated_secret=_optional_secret(fields, "activatedSecret"),
+    )
+
+
+def _optional_secret(fields: Fields, key: str) -> bytes | None:
+    if key not in fields:
+        return None
+    secret = fields.base64(key, max_bytes=SECRET_SIZE)
+    if len(secret) != SECRET_SIZE:
+        raise fields.fail(key, f"expected {SECRET_SIZE} bytes, got {len(secret)}")
+    return secret
+
+
+def _write_endorsement(endorsement: Endorsement) -> JsonValue:
+    return {
+        "version": 1,
+        "ekCertificates": [
+            {"nvIndex": f"0x{stored.nv_index:08x}", "certificate": encode_base64(stored.data)}
+            for stored in endorsement.ek_certificates
+        ],
+        "ekPublic": encode_base64(endorsement.ek_public),
+        "akPublic": encode_base64(endorsement.ak_public),
+    }
+
+
+def _write_evidence(evidence: Evidence) -> JsonValue:
+    value: dict[str, JsonValue] = {
+        "version": 1,
+        "profile": evidence.profile,
+        "bank": evidence.bank.value,
+        "quote": encode_base64(evidence.quote),
+        "signature": encode_base64(evidence.signature),
+        "pcrs": [register.hex for register in evidence.registers],
+        "eventLog": encode_base64(evidence.event_log),
+    }
+    if evidence.activated_secret is not None:
+        value["activatedSecret"] = encode_base64(evidence.activated_secret)
+    return value
