@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
 
 from blindbuild.errors import LockError
 from blindbuild.host.process import Tool, run
+from blindbuild.host.urls import escape_path, scheme_of
 
 APT_GET = Tool("apt-get", "apt")
 APT_CONFIG = Tool("apt-config", "apt")
@@ -43,7 +43,7 @@ class Archives:
 
     def url(self, archive: str, path: str) -> str:
         """Return the address of a file in an archive."""
-        return f"{self.base(archive)}/{quote(path, safe='/+~:_.-')}"
+        return f"{self.base(archive)}/{escape_path(path)}"
 
     def proxies(self) -> Mapping[str, str] | None:
         """Return proxies by scheme, or None to use the environment's."""
@@ -66,7 +66,7 @@ def archives_at(mirror: str) -> Archives:
         LockError: not an address that can be used.
     """
     base = mirror.rstrip("/")
-    if urlsplit(base).scheme not in SCHEMES or re.fullmatch("[!-~]+", base) is None:
+    if scheme_of(base) not in SCHEMES or re.fullmatch("[!-~]+", base) is None:
         raise LockError(f"expected a mirror's address with http, https or file, got {mirror}", hint=_HINT)
     if not base.endswith("/debian"):
         base += "/debian"
@@ -91,7 +91,7 @@ def machine_archives(extra_env: Iterable[tuple[str, str]] = ()) -> Archives:
         address, release, component = line.rsplit(" ", 2)
         base = address.rstrip("/")
         suite, _, rest = release.replace("/updates", "-security").partition("-")
-        if component != "main" or suite not in _DEBIAN_RELEASES or urlsplit(base).scheme not in SCHEMES:
+        if component != "main" or suite not in _DEBIAN_RELEASES or scheme_of(base) not in SCHEMES:
             continue
         if rest == "security":
             security.append(base)

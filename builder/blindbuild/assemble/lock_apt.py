@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 from blindbuild.assemble.archives import APT_GET, Archives
 from blindbuild.assemble.lock import LockedPackage, Request
@@ -23,6 +22,7 @@ from blindbuild.errors import FormatError, LockError, ToolError
 from blindbuild.host.files import write_atomically
 from blindbuild.host.process import Tool, run
 from blindbuild.host.store import Store
+from blindbuild.host.urls import unquote
 
 APT_CACHE = Tool("apt-cache", "apt")
 DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")

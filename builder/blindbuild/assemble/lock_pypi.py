@@ -15,13 +15,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
-from urllib.parse import unquote, urlsplit
 
 from blindbuild.assemble.lock import LockedWheel
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import FetchError, FormatError, LockError, ToolError
 from blindbuild.host.files import hash_file, temporary_directory, write_atomically
 from blindbuild.host.process import Tool, run
+from blindbuild.host.urls import file_path, last_part, scheme_of
 
 PIP_TIMEOUT_S = 1800.0
 PYTHONS = {"trixie": "3.13", "bookworm": "3.11"}  # what the suite's python3 is
@@ -121,7 +121,7 @@ def _read_wheel(item: Mapping[str, Mapping[str, object]]) -> LockedWheel:
     metadata = item["metadata"]
     name, version = str(metadata["name"]), str(metadata["version"])
     url = str(item["download_info"]["url"])
-    filename = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
+    filename = last_part(url)
     if not filename.endswith(".whl"):
         raise LockError(f"{name} {version}: expected a wheel, got {filename}")
     archive = cast(Mapping[str, object], item["download_info"].get("archive_info", {}))
@@ -129,8 +129,8 @@ def _read_wheel(item: Mapping[str, Mapping[str, object]]) -> LockedWheel:
     pinned = hashes.get("sha256") or str(archive.get("hash", "")).removeprefix("sha256=")
     if pinned:
         digest = Digest.from_hex(HashAlgorithm.SHA256, pinned)
-    elif urlsplit(url).scheme == "file":
-        digest = hash_file(Path(unquote(urlsplit(url).path)))[1]
+    elif scheme_of(url) == "file":
+        digest = hash_file(Path(file_path(url)))[1]
     else:
         raise LockError(f"{name} {version}: the package index gives no sha256 for {filename}")
     return LockedWheel(re.sub(r"[-_.]+", "-", name).lower(), version, filename, digest)

@@ -222,7 +222,16 @@ class Record:
             raise mistake(node.where, at or "the recipe", self.describe(), show(node))
         for key, entry in node.entries.items():
             self._check_key(key, entry, at)
-        return {item.name: self._read_field(item, node, at) for item in self.fields}
+        # What is there comes first, so that a wrong value is told before one that it may have replaced.
+        present = {
+            item.name: item.kind.read(node.entries[item.name].node, join(at, item.name))
+            for item in self.fields
+            if item.name in node.entries
+        }
+        return {
+            item.name: present[item.name] if item.name in present else self._read_absent(item, node, at)
+            for item in self.fields
+        }
 
     def _check_key(self, key: str, entry: Entry, at: str) -> None:
         names = tuple(item.name for item in self.fields)
@@ -236,10 +245,7 @@ class Record:
             hint=did_you_mean(key, names) or f"known keys: {', '.join(names)}",
         )
 
-    def _read_field(self, item: Field, table: Table, at: str) -> Value:
-        entry = table.entries.get(item.name)
-        if entry is not None:
-            return item.kind.read(entry.node, join(at, item.name))
+    def _read_absent(self, item: Field, table: Table, at: str) -> Value:
         if isinstance(item.kind, Record):
             return item.kind.read(Table({}, table.where), join(at, item.name))
         if not item.required:

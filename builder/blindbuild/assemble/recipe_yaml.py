@@ -121,7 +121,8 @@ def parse_yaml(data: bytes, file: str) -> Node:
     try:
         return composer.document(iter(yaml.parse(text, Loader=_LOADER)))
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        unclosed = "end of stream" in (error.problem or "")  # then where it began says more
+        mark = (error.context_mark if unclosed else None) or error.problem_mark
         raise RecipeError(
             f"not valid YAML: {error.problem or error.context}",
             where=str(composer.where(mark)) if mark else file,
