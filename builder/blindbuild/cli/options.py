@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -22,18 +24,68 @@ mirror_option = click.option(
 offline_option = click.option(
     "--offline", is_flag=True, help="Touch no network; the store must have everything."
 )
-manifest_option = click.option(
-    "--manifest",
-    required=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="The image's directory, or its manifest.dsse.json.",
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JudgingOptions:
+    """The options of everyone who judges a server."""
+
+    manifest: Path
+    trust: Path
+    bank: str = "sha256"
+    allow_test_tpm: bool = False
+    allow_debug: bool = False
+    remember: bool = True
+    state: Path | None = None
+
+
+_JUDGING = (
+    click.option(
+        "--manifest",
+        required=True,
+        type=click.Path(exists=True, path_type=Path),
+        help="The image's directory, or its manifest.dsse.json.",
+    ),
+    click.option(
+        "--trust",
+        required=True,
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="The trust file: whose keys and which TPM makers count.",
+    ),
+    click.option(
+        "--bank",
+        default="sha256",
+        type=click.Choice(["sha256", "sha384", "sha512"]),
+        show_default=True,
+        help="The bank of registers to be quoted.",
+    ),
+    click.option(
+        "--allow-test-tpm",
+        is_flag=True,
+        help="Believe an operator-run TPM: proves the image and the tool, nothing about the operator.",
+    ),
+    click.option("--allow-debug", is_flag=True, help="Accept an image that says it is for debugging."),
+    click.option(
+        "--state",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Where accepted releases are remembered [default: the user's state directory].",
+    ),
+    click.option("--no-remember", "remember", flag_value=False, default=True, help="Remember nothing."),
 )
-trust_option = click.option(
-    "--trust",
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The trust file: whose keys and which TPM makers count.",
-)
+
+
+def judging_options(function: Function) -> Function:
+    """What a server is judged by; arrives as one JudgingOptions named `options`."""
+
+    @functools.wraps(function)
+    def wrapped(**values: Any) -> None:
+        names = {field.name for field in dataclasses.fields(JudgingOptions)}
+        options = JudgingOptions(**{name: values.pop(name) for name in names})
+        function(**values, options=options)
+
+    for option in reversed(_JUDGING):
+        wrapped = option(wrapped)
+    return cast("Function", wrapped)
 
 
 def recipe_argument(function: Function) -> Function:

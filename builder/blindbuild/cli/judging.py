@@ -1,0 +1,61 @@
+"""What verify, call and demo share: what a client judges by, and how a verdict looks."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from blindbuild.cli.options import JudgingOptions, state_directory
+from blindbuild.cli.outputs import find_manifest
+from blindbuild.client import Expectation, StateStore
+from blindbuild.digest import HashAlgorithm
+from blindbuild.errors import UsageError
+from blindbuild.host.files import read_bytes
+from blindbuild.manifest import parse_trust
+from blindbuild.verify import Appraisal, Policy
+
+
+def expect(options: JudgingOptions) -> Expectation:
+    """Read the files that a client judges by."""
+    manifest, release = find_manifest(options.manifest)
+    return Expectation(
+        envelope=read_bytes(manifest, error=UsageError),
+        release=read_bytes(release, error=UsageError) if release.is_file() else None,
+        trust=parse_trust(read_bytes(options.trust, error=UsageError)),
+        policy=Policy(allow_test_tpm=options.allow_test_tpm, allow_debug=options.allow_debug),
+        bank=HashAlgorithm(options.bank),
+        state=StateStore(options.state or state_directory()) if options.remember else None,
+    )
+
+
+def show_appraisal(appraisal: Appraisal, *, bank: str, as_json: bool, to_stderr: bool = False) -> None:
+    """Print a verdict step by step, with all registers."""
+    if as_json:
+        click.echo(json.dumps(appraisal.to_json(), indent=2, sort_keys=True))
+        return
+    from blindbuild.cli.render import (  # rich costs a tenth of a second, which --json need not pay
+        RegisterRow,
+        error_console,
+        output_console,
+        print_registers,
+        print_steps,
+        print_warning,
+    )
+
+    console = error_console() if to_stderr else output_console()
+    print_steps(((s.id, s.title, s.outcome.value, s.detail) for s in appraisal.steps), console=console)
+    rows = [
+        RegisterRow(
+            register=result.register,
+            rule=result.rule,
+            expected=" | ".join(value.hex for value in result.expected) or result.why,
+            measured=result.actual.hex,
+            outcome="skipped" if result.rule == "unconstrained" else ("ok" if result.matches else "failed"),
+        )
+        for result in appraisal.registers
+    ]
+    if rows:
+        print_registers(rows, bank=bank, console=console)
+    for warning in appraisal.warnings:
+        print_warning(warning)
