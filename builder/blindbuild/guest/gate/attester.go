@@ -40,8 +40,7 @@ type attester struct {
 	waiting      atomic.Int32
 	ek, ak       key
 	loaded       bool
-	certificates []certificate
-	known        bool // certificates were read
+	certificates []certificate // nil: not read yet
 }
 
 func newAttester(device transport) *attester {
@@ -74,47 +73,47 @@ func (a *attester) withTPM(work func() error) error {
 }
 
 // prepare loads what is not there yet.
-func (a *attester) prepare() error {
-	if !a.known {
-		chunk, err := a.device.nvChunk()
-		if err != nil {
+func (a *attester) prepare() (err error) {
+	if a.certificates == nil {
+		if a.certificates, err = a.readCertificates(); err != nil {
+			a.certificates = nil
 			return err
 		}
-		var certificates []certificate
-		for _, index := range ekCertificateIndices {
-			content, err := a.device.readNV(index, chunk)
-			if err != nil {
-				return err
-			}
-			if content != nil {
-				certificates = append(certificates, certificate{index, content})
-			}
-		}
-		a.certificates, a.known = certificates, true
 	}
 	if a.loaded {
 		return nil
 	}
-	ek, err := a.device.createPrimary(ekTemplate(), len(ekTemplate())-endorsementSize)
-	if err != nil {
+	if a.ek, err = a.device.createPrimary(ekTemplate(), ekUniqueBytes); err != nil {
 		return err
 	}
-	a.ek, a.ak = ek, key{}
-	a.loaded = true // from here on unload has something to flush
-	a.ak, err = a.device.createPrimary(akTemplate(), len(akTemplate())-4)
+	a.loaded = true // unload has something to flush from here on
+	a.ak, err = a.device.createPrimary(akTemplate(), akUniqueBytes)
 	return err
+}
+
+func (a *attester) readCertificates() ([]certificate, error) {
+	chunk, err := a.device.nvChunk()
+	certificates := []certificate{}
+	for _, index := range ekCertificateIndices {
+		var content []byte
+		if err == nil {
+			content, err = a.device.readNV(index, chunk)
+		}
+		if content != nil {
+			certificates = append(certificates, certificate{index, content})
+		}
+	}
+	return certificates, err
 }
 
 // unload forgets the keys, and flushes them as far as the TPM still knows them.
 func (a *attester) unload() {
-	if !a.loaded {
-		return
-	}
-	_ = a.device.flush(a.ek.handle)
-	if a.ak.public != nil {
+	if a.loaded {
+		_ = a.device.flush(a.ek.handle)
 		_ = a.device.flush(a.ak.handle)
+		a.loaded = false
 	}
-	a.loaded = false
+	a.ak = key{}
 }
 
 // attestation is what the TPM gives for one request.

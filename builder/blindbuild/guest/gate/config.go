@@ -2,13 +2,10 @@ package main
 
 import (
 	"errors"
-	"io"
-	"os"
 	"strings"
 )
 
 const (
-	maxConfigBytes = 64 << 10  // bounds memory; a real file has a few hundred bytes
 	maxBodyBytes   = 256 << 20 // a request or an answer is held in RAM as a whole
 	maxSeconds     = 24 * 3600
 	maxConcurrency = 16 // docs/spec/guest-abi.md, init.conf
@@ -25,35 +22,19 @@ type config struct {
 	concurrency      int
 }
 
-func readConfig(path string) (config, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return config{}, err
-	}
-	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, maxConfigBytes+1))
-	if err != nil {
-		return config{}, err
-	}
-	return parseConfig(text)
-}
-
 func parseConfig(text []byte) (config, error) {
-	if len(text) > maxConfigBytes {
-		return config{}, errConfig
-	}
 	o, err := parseObject(text)
 	if err != nil {
 		return config{}, err
 	}
-	o.takeIntIn("version", 1, 1)
-	routes := o.takeList("routes")
+	takeInt(o, "version", 1, 1)
+	routes := take[[]string](o, "routes")
 	c := config{
 		routes:           map[string]bool{},
-		maxRequestBytes:  o.takeIntIn("maxRequestBytes", 0, maxBodyBytes),
-		maxResponseBytes: o.takeIntIn("maxResponseBytes", 0, maxBodyBytes),
-		seconds:          o.takeIntIn("seconds", 1, maxSeconds),
-		concurrency:      o.takeIntIn("concurrency", 1, maxConcurrency),
+		maxRequestBytes:  takeInt(o, "maxRequestBytes", 0, maxBodyBytes),
+		maxResponseBytes: takeInt(o, "maxResponseBytes", 0, maxBodyBytes),
+		seconds:          takeInt(o, "seconds", 1, maxSeconds),
+		concurrency:      takeInt(o, "concurrency", 1, maxConcurrency),
 	}
 	for _, route := range routes {
 		if !isRoute(route) || c.routes[route] {

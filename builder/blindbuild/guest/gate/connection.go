@@ -14,7 +14,7 @@ const maxConnections = 64
 // connection is one accepted TCP connection, as crypto/tls wants it. It is an os.File and not a net.TCPConn: package
 // net would ask for socket options and addresses, and none of those calls is in the gate's allow-list.
 type connection struct {
-	file  *os.File
+	*os.File
 	table *table
 	// The rest belongs to the table's lock.
 	waitingSince time.Time // since when the gate waits for the client; zero while the gate itself works
@@ -22,19 +22,8 @@ type connection struct {
 	holdsBody    bool
 }
 
-type noAddress struct{}
-
-func (noAddress) Network() string { return "tcp" }
-func (noAddress) String() string  { return "" }
-
-func (c *connection) Read(b []byte) (int, error)         { return c.file.Read(b) }
-func (c *connection) Write(b []byte) (int, error)        { return c.file.Write(b) }
-func (c *connection) Close() error                       { return c.file.Close() }
-func (c *connection) LocalAddr() net.Addr                { return noAddress{} }
-func (c *connection) RemoteAddr() net.Addr               { return noAddress{} }
-func (c *connection) SetDeadline(t time.Time) error      { return c.file.SetDeadline(t) }
-func (c *connection) SetReadDeadline(t time.Time) error  { return c.file.SetReadDeadline(t) }
-func (c *connection) SetWriteDeadline(t time.Time) error { return c.file.SetWriteDeadline(t) }
+func (c *connection) LocalAddr() net.Addr  { return &net.TCPAddr{} }
+func (c *connection) RemoteAddr() net.Addr { return &net.TCPAddr{} }
 
 // shutdownWrite ends the gate's half of the stream.
 func shutdownWrite(file *os.File) error {
@@ -91,9 +80,7 @@ func (t *table) evict(wanted func(*connection) bool) bool {
 
 // remove closes a connection; one that was evicted is closed already.
 func (t *table) remove(c *connection) {
-	t.mutex.Lock()
-	delete(t.open, c)
-	t.mutex.Unlock()
+	c.note(func() { delete(t.open, c) })
 	_ = c.Close()
 }
 
@@ -114,35 +101,16 @@ func (t *table) claimBody(c *connection) bool {
 	return true
 }
 
-func (t *table) releaseBody(c *connection) {
-	t.mutex.Lock()
-	c.holdsBody = false
-	t.mutex.Unlock()
+// waits notes that it is the client's turn, for so long.
+func (c *connection) waits(limit time.Duration) {
+	now := time.Now()
+	c.note(func() { c.waitingSince = now })
+	_ = c.SetDeadline(now.Add(limit))
 }
 
-// waits notes that it is the client's turn, until the deadline.
-func (c *connection) waits(deadline time.Time) {
-	c.table.mutex.Lock()
-	c.waitingSince = time.Now()
-	c.table.mutex.Unlock()
-	_ = c.SetDeadline(deadline)
-}
-
-// works notes that it is the gate's turn: the connection is not evicted now.
-func (c *connection) works() {
-	c.table.mutex.Lock()
-	c.waitingSince = time.Time{}
-	c.table.mutex.Unlock()
-}
-
-func (c *connection) markAttested() {
-	c.table.mutex.Lock()
-	c.attested = true
-	c.table.mutex.Unlock()
-}
-
-func (c *connection) isAttested() bool {
+// note changes what the table knows of the connection.
+func (c *connection) note(change func()) {
 	c.table.mutex.Lock()
 	defer c.table.mutex.Unlock()
-	return c.attested
+	change()
 }

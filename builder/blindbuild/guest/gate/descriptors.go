@@ -35,54 +35,39 @@ func openPollable(descriptor int, name string) (*os.File, error) {
 
 // openListener prepares the inherited listening socket. Accepted sockets inherit these options from it, so that the gate
 // never sets one later: no Nagle delay, and no endless retransmission of an answer to a client that is gone.
-func openListener(descriptor int) (*os.File, error) {
-	options := map[int]int{
-		syscall.TCP_NODELAY: 1,
-		sysTCPUserTimeout:   int(unackedLimit.Milliseconds()),
-	}
-	for option, setting := range options {
-		if err := syscall.SetsockoptInt(descriptor, syscall.IPPROTO_TCP, option, setting); err != nil {
-			return nil, err
-		}
-	}
-	return openPollable(descriptor, "listener")
-}
-
-// accept waits for the next connection. Errors that belong to one connection or pass by themselves are not reported.
-func accept(listener *os.File) (*connection, error) {
-	raw, err := listener.SyscallConn()
+func openListener(descriptor int) (syscall.RawConn, error) {
+	err := errors.Join(
+		syscall.SetsockoptInt(descriptor, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1),
+		syscall.SetsockoptInt(descriptor, syscall.IPPROTO_TCP, sysTCPUserTimeout, int(unackedLimit.Milliseconds())),
+	)
 	if err != nil {
 		return nil, err
 	}
-	for {
-		var accepted int
-		var failure error
-		err := raw.Read(func(descriptor uintptr) bool {
-			accepted, failure = acceptOnce(int(descriptor))
-			return failure != syscall.EAGAIN
-		})
-		switch {
-		case err != nil:
-			return nil, err
-		case failure == nil:
-			return &connection{file: os.NewFile(uintptr(accepted), "connection")}, nil
-		case failure == syscall.EBADF || failure == syscall.EINVAL || failure == syscall.ENOTSOCK:
-			return nil, failure
-		case failure == syscall.EMFILE || failure == syscall.ENFILE || failure == syscall.ENOBUFS ||
-			failure == syscall.ENOMEM:
-			time.Sleep(acceptPause)
-		}
+	file, err := openPollable(descriptor, "listener")
+	if err != nil {
+		return nil, err
 	}
+	return file.SyscallConn()
 }
 
-// acceptOnce asks for no peer address: the gate knows nobody's.
-func acceptOnce(listener int) (int, error) {
+// accept waits for the next connection. It asks for no peer address: the gate knows nobody's.
+func accept(listener syscall.RawConn) (*connection, error) {
 	const flags = syscall.SOCK_NONBLOCK | syscall.SOCK_CLOEXEC
-	fd, _, errno := syscall.Syscall6(syscall.SYS_ACCEPT4, uintptr(listener), 0, 0, flags, 0, 0)
-	if errno != 0 {
-		return -1, errno
+	for {
+		var accepted uintptr
+		var errno syscall.Errno
+		err := listener.Read(func(fd uintptr) bool {
+			accepted, _, errno = syscall.Syscall6(syscall.SYS_ACCEPT4, fd, 0, 0, flags, 0, 0)
+			return errno != syscall.EAGAIN
+		})
+		if err != nil {
+			return nil, err
+		}
+		if errno == 0 {
+			return &connection{File: os.NewFile(accepted, "connection")}, nil
+		}
+		time.Sleep(acceptPause) // a connection gone again, or a shortage that passes
 	}
-	return int(fd), nil
 }
 
 // readEventLog reads the sealed memfd that init filled, and closes it.

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 const (
@@ -36,22 +37,21 @@ func parseEvidenceRequest(body []byte) (evidenceRequest, error) {
 	if err != nil {
 		return r, err
 	}
-	o.takeIntIn("version", 1, 1)
-	if o.takeText("profile") != profile {
+	takeInt(o, "version", 1, 1)
+	if take[string](o, "profile") != profile {
 		return r, errEvidenceRequest
 	}
-	r.bankName = o.takeText("bank")
+	r.bankName = take[string](o, "bank")
 	if _, known := banks[r.bankName]; !known {
 		return r, errEvidenceRequest
 	}
-	if !decodeDigest(r.nonce[:], o.takeText("nonce")) || !decodeDigest(r.statement[:], o.takeText("statement")) {
+	if !decodeDigest(r.nonce[:], take[string](o, "nonce")) || !decodeDigest(r.statement[:], take[string](o, "statement")) {
 		return r, errEvidenceRequest
 	}
 	if r.credential = o.has("credentialBlob") || o.has("encryptedSecret"); r.credential {
-		var wellFormed [2]bool
-		r.credentialBlob, wellFormed[0] = decodeSized(o.takeText("credentialBlob"), maxCredential)
-		r.encryptedSecret, wellFormed[1] = decodeSized(o.takeText("encryptedSecret"), maxSecret)
-		if !wellFormed[0] || !wellFormed[1] {
+		r.credentialBlob = decodeSized(take[string](o, "credentialBlob"), maxCredential)
+		r.encryptedSecret = decodeSized(take[string](o, "encryptedSecret"), maxSecret)
+		if r.credentialBlob == nil || r.encryptedSecret == nil {
 			return r, errEvidenceRequest
 		}
 	}
@@ -64,15 +64,15 @@ func decodeDigest(into []byte, text string) bool {
 	return err == nil && copy(into, raw) == len(into) && hex.EncodeToString(into) == text
 }
 
-// decodeSized reads canonical base64 of a TPM2B whose size field is right.
-func decodeSized(text string, longest int) ([]byte, bool) {
-	raw, err := base64.StdEncoding.Strict().DecodeString(text)
-	if err != nil || len(raw) > longest || base64.StdEncoding.EncodeToString(raw) != text {
-		return nil, false
-	}
+// decodeSized reads canonical base64 of a TPM2B whose size field is right; nil if it is anything else.
+func decodeSized(text string, longest int) []byte {
+	raw, err := base64.StdEncoding.DecodeString(text)
 	r := &reader{rest: raw}
 	r.sized()
-	return raw, r.end() == nil
+	if err != nil || len(raw) > longest || encode(raw) != text || r.end() != nil {
+		return nil
+	}
+	return raw
 }
 
 // bindingDigest is the extraData of a quote.
@@ -80,11 +80,7 @@ func decodeSized(text string, longest int) ([]byte, bool) {
 // Source: docs/spec/evidence.md; SPEC.md decision 4.
 func bindingDigest(nonce, key, statement [32]byte) []byte {
 	var w writer
-	w.sized([]byte(bindingLabel))
-	w.sized(nonce[:])
-	w.sized(key[:])
-	w.sized(statement[:])
-	w.sized([]byte(bindingRole))
+	w.sized([]byte(bindingLabel)).sized(nonce[:]).sized(key[:]).sized(statement[:]).sized([]byte(bindingRole))
 	digest := sha256.Sum256(w.bytes)
 	return digest[:]
 }
@@ -100,14 +96,12 @@ type evidenceSource struct {
 func (e *evidenceSource) endorsement() ([]byte, error) {
 	var body bytes.Buffer
 	err := e.attester.withTPM(func() error {
-		body.WriteString(`{"version":1,"ekCertificates":[`)
+		certificates := make([]string, len(e.attester.certificates))
 		for i, c := range e.attester.certificates {
-			if i > 0 {
-				body.WriteByte(',')
-			}
-			fmt.Fprintf(&body, `{"nvIndex":"0x%08x","certificate":"%s"}`, c.index, encode(c.content))
+			certificates[i] = fmt.Sprintf(`{"nvIndex":"0x%08x","certificate":"%s"}`, c.index, encode(c.content))
 		}
-		fmt.Fprintf(&body, `],"ekPublic":"%s","akPublic":"%s"}`, encode(e.attester.ek.public), encode(e.attester.ak.public))
+		fmt.Fprintf(&body, `{"version":1,"ekCertificates":[%s],"ekPublic":"%s","akPublic":"%s"}`,
+			strings.Join(certificates, ","), encode(e.attester.ek.public), encode(e.attester.ak.public))
 		return nil
 	})
 	return body.Bytes(), err
@@ -137,15 +131,12 @@ func (e *evidenceSource) evidence(r evidenceRequest) ([]byte, error) {
 }
 
 func (e *evidenceSource) write(body *bytes.Buffer, bankName string, result attestation, secret []byte) {
-	fmt.Fprintf(body, `{"version":1,"profile":"%s","bank":"%s","quote":"%s","signature":"%s","pcrs":[`,
-		profile, bankName, encode(result.attest), encode(result.signature))
+	values := make([]string, registers)
 	for i, value := range result.values {
-		if i > 0 {
-			body.WriteByte(',')
-		}
-		fmt.Fprintf(body, `"%x"`, value)
+		values[i] = fmt.Sprintf(`"%x"`, value)
 	}
-	fmt.Fprintf(body, `],"eventLog":"%s"`, e.eventLog)
+	fmt.Fprintf(body, `{"version":1,"profile":"%s","bank":"%s","quote":"%s","signature":"%s","pcrs":[%s],"eventLog":"%s"`,
+		profile, bankName, encode(result.attest), encode(result.signature), strings.Join(values, ","), e.eventLog)
 	if secret != nil {
 		fmt.Fprintf(body, `,"activatedSecret":"%s"`, encode(secret))
 	}

@@ -9,14 +9,6 @@ var errJSON = errors.New("not a flat JSON object")
 // maxMembers bounds an object's members and a list's entries; the largest object in the contract has seven.
 const maxMembers = 16
 
-// value is one member's value. Exactly one of the three is meant, as kind says.
-type value struct {
-	kind    byte // 's', 'n' or 'l'
-	text    string
-	number  uint64
-	entries []string
-}
-
 // scanner walks over a JSON text (RFC 8259) restricted to what the exchange needs: one object whose values are
 // strings of printable ASCII without escapes, non-negative integers below 2^53, or lists of such strings.
 //
@@ -27,25 +19,25 @@ type scanner struct {
 	at   int
 }
 
-func (s *scanner) skipSpace() {
-	for s.at < len(s.text) {
-		switch s.text[s.at] {
+// next skips white space and returns the byte there, or 0 at the end.
+func (s *scanner) next() byte {
+	for ; s.at < len(s.text); s.at++ {
+		switch c := s.text[s.at]; c {
 		case ' ', '\t', '\r', '\n':
-			s.at++
 		default:
-			return
+			return c
 		}
 	}
+	return 0
 }
 
-// take skips white space and reports whether the next byte was c; it then stands behind it.
+// take steps over the next byte if it is c.
 func (s *scanner) take(c byte) bool {
-	s.skipSpace()
-	if s.at < len(s.text) && s.text[s.at] == c {
+	taken := s.next() == c
+	if taken {
 		s.at++
-		return true
 	}
-	return false
+	return taken
 }
 
 func (s *scanner) quoted() (string, error) {
@@ -67,128 +59,95 @@ func (s *scanner) quoted() (string, error) {
 }
 
 func (s *scanner) number() (uint64, error) {
-	s.skipSpace()
-	start := s.at
 	var n uint64
-	for s.at < len(s.text) && s.text[s.at] >= '0' && s.text[s.at] <= '9' {
+	first := s.next()
+	start := s.at
+	for ; s.at < len(s.text) && s.text[s.at] >= '0' && s.text[s.at] <= '9'; s.at++ {
 		n = n*10 + uint64(s.text[s.at]-'0')
 		if n >= 1<<53 { // the largest integer every JSON reader keeps exactly
 			return 0, errJSON
 		}
-		s.at++
 	}
-	digits := s.at - start
-	if digits == 0 || digits > 1 && s.text[start] == '0' {
+	if digits := s.at - start; digits == 0 || digits > 1 && first == '0' {
 		return 0, errJSON
 	}
 	return n, nil
 }
 
-func (s *scanner) list() ([]string, error) {
-	entries := []string{}
-	if !s.take('[') {
-		return nil, errJSON
-	}
-	if s.take(']') {
-		return entries, nil
-	}
-	for len(entries) < maxMembers {
-		entry, err := s.quoted()
-		if err != nil {
-			return nil, err
-		}
-		entries = append(entries, entry)
-		if s.take(']') {
-			return entries, nil
-		}
-		if !s.take(',') {
-			break
-		}
-	}
-	return nil, errJSON
-}
-
-func (s *scanner) value() (v value, err error) {
-	s.skipSpace()
-	if s.at == len(s.text) {
-		return v, errJSON
-	}
-	switch s.text[s.at] {
-	case '"':
-		v.kind = 's'
-		v.text, err = s.quoted()
-	case '[':
-		v.kind = 'l'
-		v.entries, err = s.list()
-	default:
-		v.kind = 'n'
-		v.number, err = s.number()
-	}
-	return v, err
-}
-
-func (s *scanner) member(into map[string]value) error {
-	name, err := s.quoted()
-	if err != nil {
-		return err
-	}
-	if _, there := into[name]; there || !s.take(':') || len(into) == maxMembers {
+// sequence reads items between two brackets, with commas between them.
+func (s *scanner) sequence(open, end byte, item func() error) error {
+	if !s.take(open) {
 		return errJSON
 	}
-	into[name], err = s.value()
-	return err
+	for items := 0; !s.take(end); items++ {
+		if items == maxMembers || items > 0 && !s.take(',') {
+			return errJSON
+		}
+		if err := item(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *scanner) value() (any, error) {
+	switch s.next() {
+	case '"':
+		return s.quoted()
+	case '[':
+		entries := []string{}
+		err := s.sequence('[', ']', func() error {
+			entry, err := s.quoted()
+			entries = append(entries, entry)
+			return err
+		})
+		return entries, err
+	}
+	return s.number()
 }
 
 // object is a parsed object; its members are taken out one by one, and what is left at the end is unknown.
 type object struct {
-	members map[string]value
+	members map[string]any // string, uint64 or []string
 	failed  bool
 }
 
 // parseObject reads exactly one object and nothing behind it but white space.
 func parseObject(text []byte) (*object, error) {
 	s := &scanner{text: text}
-	members := map[string]value{}
-	if !s.take('{') {
-		return nil, errJSON
-	}
-	for ended := s.take('}'); !ended; {
-		if err := s.member(members); err != nil {
-			return nil, err
+	members := map[string]any{}
+	err := s.sequence('{', '}', func() error {
+		name, err := s.quoted()
+		if _, there := members[name]; err != nil || there || !s.take(':') {
+			return errJSON
 		}
-		if ended = s.take('}'); !ended && !s.take(',') {
-			return nil, errJSON
-		}
-	}
-	if s.skipSpace(); s.at != len(text) {
+		members[name], err = s.value()
+		return err
+	})
+	if s.next(); err != nil || s.at != len(text) {
 		return nil, errJSON
 	}
 	return &object{members: members}, nil
 }
 
-func (o *object) takeKind(name string, kind byte) value {
-	v, there := o.members[name]
-	if !there || v.kind != kind {
-		o.failed = true
-	}
+func (o *object) has(name string) bool { _, there := o.members[name]; return there }
+
+// take removes a member and returns its value; if it is missing or of another kind, end will say so.
+func take[T string | uint64 | []string](o *object, name string) T {
+	v, right := o.members[name].(T)
+	o.failed = o.failed || !right
 	delete(o.members, name)
 	return v
 }
 
-func (o *object) takeText(name string) string   { return o.takeKind(name, 's').text }
-func (o *object) takeList(name string) []string { return o.takeKind(name, 'l').entries }
-func (o *object) has(name string) bool          { _, there := o.members[name]; return there }
-func (o *object) takeNumber(name string) uint64 { return o.takeKind(name, 'n').number }
-func (o *object) takeIntIn(name string, lowest, highest uint64) int {
-	n := o.takeNumber(name)
-	if n < lowest || n > highest {
-		o.failed = true
-		return 0
-	}
+// takeInt is take for an integer that has bounds.
+func takeInt(o *object, name string, lowest, highest uint64) int {
+	n := take[uint64](o, name)
+	o.failed = o.failed || n < lowest || n > highest
 	return int(n)
 }
 
-// end reports an error if a taken member was missing or of another kind, or if a member was never taken.
+// end reports an error if a taken member was missing or wrong, or if a member was never taken.
 func (o *object) end() error {
 	if o.failed || len(o.members) != 0 {
 		return errJSON

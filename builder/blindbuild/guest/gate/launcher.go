@@ -66,51 +66,41 @@ func (l *launcher) run(request []byte, maxResponse int, limit time.Duration) ([]
 func (l *launcher) start() (*os.File, error) {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
-	if err := l.socket.SetDeadline(time.Now().Add(launcherPatience)); err != nil {
+	if l.socket.SetDeadline(time.Now().Add(launcherPatience)) != nil {
 		return nil, errLauncher
 	}
 	if _, err := l.socket.Write([]byte{'R'}); err != nil {
 		return nil, errLauncher
 	}
-	message, rights, err := l.receive()
-	if err != nil {
-		return nil, errLauncher
-	}
+	message, rights, err := receive(l.socket)
 	switch {
-	case message == 'S' && len(rights) == 1:
-		stream, err := openPollable(rights[0], "workload")
-		if err != nil {
-			return nil, errLauncher
-		}
-		return stream, nil
-	case message == 'B' && len(rights) == 0:
+	case err == nil && message == 'S' && len(rights) == 1:
+		return openPollable(rights[0], "workload")
+	case err == nil && message == 'B' && len(rights) == 0:
 		return nil, errSlots
 	}
 	return nil, errLauncher
 }
 
 // receive takes one message of one byte with the descriptors sent along.
-func (l *launcher) receive() (byte, []int, error) {
-	raw, err := l.socket.SyscallConn()
+func receive(socket *os.File) (byte, []int, error) {
+	raw, err := socket.SyscallConn()
 	if err != nil {
 		return 0, nil, err
 	}
 	text, control := make([]byte, 2), make([]byte, syscall.CmsgSpace(4*4))
 	var n, controlled, flags int
 	var failure error
-	err = raw.Read(func(descriptor uintptr) bool {
-		n, controlled, flags, _, failure = syscall.Recvmsg(int(descriptor), text, control, syscall.MSG_CMSG_CLOEXEC)
+	err = raw.Read(func(fd uintptr) bool {
+		n, controlled, flags, _, failure = syscall.Recvmsg(int(fd), text, control, syscall.MSG_CMSG_CLOEXEC)
 		return failure != syscall.EAGAIN && failure != syscall.EINTR
 	})
 	if err != nil || failure != nil || n != 1 || flags&(syscall.MSG_TRUNC|syscall.MSG_CTRUNC) != 0 {
 		return 0, nil, errLauncher
 	}
-	if controlled == 0 {
-		return text[0], nil, nil
-	}
 	messages, err := syscall.ParseSocketControlMessage(control[:controlled])
-	if err != nil || len(messages) != 1 {
-		return 0, nil, errLauncher
+	if err != nil || len(messages) == 0 {
+		return text[0], nil, err
 	}
 	rights, err := syscall.ParseUnixRights(&messages[0])
 	return text[0], rights, err

@@ -9,22 +9,13 @@ import (
 	"runtime/debug"
 )
 
-// Exit statuses, one for each thing that can fail; only a test ever sees them.
-const (
-	exitConfig = iota + 10
-	exitDescriptors
-	exitKey
-	exitFilter
-	exitListener
-	exitLauncher
-)
-
 const (
 	configPath   = "gate.json" // in the working directory, which is the gate's root
 	baseMemory   = 48 << 20    // the runtime, the event log, and 64 connections
 	bodyHandling = 4           // a body is at most this often in memory: itself, its answer, that padded, and garbage
 )
 
+// exitOn ends the program with a status of its own for each thing that can fail; only a test ever sees it.
 func exitOn(err error, status int) {
 	if err != nil {
 		os.Exit(status)
@@ -32,32 +23,34 @@ func exitOn(err error, status int) {
 }
 
 func main() {
-	config, err := readConfig(configPath)
-	exitOn(err, exitConfig)
+	text, err := os.ReadFile(configPath)
+	exitOn(err, 10)
+	config, err := parseConfig(text)
+	exitOn(err, 11)
 	debug.SetMemoryLimit(memoryLimit(config))
 
 	listener, err := openListener(listenerDescriptor)
-	exitOn(err, exitDescriptors)
+	exitOn(err, 13)
 	device, err := openDevice(tpmDescriptor)
-	exitOn(err, exitDescriptors)
+	exitOn(err, 14)
 	eventLog, err := readEventLog(eventLogDescriptor)
-	exitOn(err, exitDescriptors)
+	exitOn(err, 15)
 	launcher, err := openLauncher(launcherDescriptor, config.concurrency)
-	exitOn(err, exitDescriptors)
+	exitOn(err, 16)
 
-	exitOn(confine(), exitFilter)
+	exitOn(confine(), 20)
 
 	tlsConfig, keyDigest, err := makeTLSConfig()
-	exitOn(err, exitKey)
+	exitOn(err, 21)
 	source := &evidenceSource{attester: newAttester(device), keyDigest: keyDigest, eventLog: encode(eventLog)}
 	// The first client need not wait for the keys. An error is not lost: the next request meets it again.
 	go func() { _, _ = source.endorsement() }()
 	s := &server{
 		config: config, tls: tlsConfig, evidence: source, launcher: launcher,
 		table: newTable(config.concurrency + spareBodies),
-		fatal: func(error) { os.Exit(exitLauncher) },
+		fatal: func(err error) { exitOn(err, 30) },
 	}
-	exitOn(s.serve(listener), exitListener)
+	exitOn(s.serve(listener), 31)
 }
 
 // memoryLimit makes the garbage collector work harder before the machine runs out of memory.

@@ -14,22 +14,9 @@ const (
 	paddingLineLength = 8 * kib // clients bound a header line (Python's http.client at 64 KiB, Apache's at 8190 + CRLF)
 )
 
-// reasons holds the only statuses the gate ever answers with.
-var reasons = map[int]string{
-	100: "Continue",
-	200: "OK",
-	204: "No Content",
-	400: "Bad Request",
-	404: "Not Found",
-	413: "Content Too Large",
-	422: "Unprocessable Content",
-	502: "Bad Gateway",
-	503: "Service Unavailable",
-}
-
 // answer is one HTTP answer before it is written.
 type answer struct {
-	status      int
+	status      string // code and reason
 	contentType string
 	body        []byte
 	closing     bool // the connection ends after it
@@ -51,11 +38,9 @@ func bucket(size int) int {
 // two would show the boundary between them in the lengths of the TLS records.
 func (a answer) marshal() []byte {
 	var head bytes.Buffer
-	head.WriteString("HTTP/1.1 " + strconv.Itoa(a.status) + " " + reasons[a.status] + lineEnd)
-	if a.status >= 200 {
+	head.WriteString("HTTP/1.1 " + a.status + lineEnd)
+	if a.status != noContent && a.status != goOn { // RFC 9110 8.6: no Content-Length in 1xx and 204
 		head.WriteString("Cache-Control: no-store" + lineEnd)
-	}
-	if a.status >= 200 && a.status != 204 { // RFC 9110 8.6: no Content-Length in 1xx and 204
 		head.WriteString("Content-Length: " + strconv.Itoa(len(a.body)) + lineEnd)
 	}
 	if a.contentType != "" {

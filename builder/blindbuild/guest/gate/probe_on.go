@@ -72,7 +72,7 @@ func probe(s *server, own *connection) answer {
 		separator = ","
 	}
 	body.WriteString("]")
-	return answer{status: 200, contentType: jsonType, body: body.Bytes()}
+	return answer{status: "200 OK", contentType: jsonType, body: body.Bytes()}
 }
 
 // spareConnection returns the descriptor of any other connection, or -1.
@@ -81,7 +81,7 @@ func spareConnection(t *table, own *connection) int {
 	defer t.mutex.Unlock()
 	spare := -1
 	for c := range t.open {
-		if raw, err := c.file.SyscallConn(); c != own && err == nil {
+		if raw, err := c.SyscallConn(); c != own && err == nil {
 			_ = raw.Control(func(descriptor uintptr) { spare = int(descriptor) })
 		}
 	}

@@ -3,7 +3,7 @@ package main
 import (
 	"crypto/tls"
 	"io"
-	"os"
+	"syscall"
 	"time"
 )
 
@@ -26,14 +26,19 @@ const (
 	jsonType        = "application/json"
 )
 
+const (
+	goOn      = "100 Continue"
+	noContent = "204 No Content"
+)
+
 // The answers that never differ.
 var (
-	notFound   = answer{status: 404, closing: true}
-	badRequest = answer{status: 400, closing: true}
-	tooLarge   = answer{status: 413, closing: true}
-	noSlot     = answer{status: 503}
-	noAnswer   = answer{status: 502}
-	healthy    = answer{status: 204}
+	notFound   = answer{status: "404 Not Found", closing: true}
+	badRequest = answer{status: "400 Bad Request", closing: true}
+	tooLarge   = answer{status: "413 Content Too Large", closing: true}
+	noRoom     = answer{status: "503 Service Unavailable", closing: true}
+	noSlot     = answer{status: "503 Service Unavailable"}
+	noAnswer   = answer{status: "502 Bad Gateway"}
 )
 
 type server struct {
@@ -46,7 +51,7 @@ type server struct {
 }
 
 // serve takes connections for ever; its error is the listener's.
-func (s *server) serve(listener *os.File) error {
+func (s *server) serve(listener syscall.RawConn) error {
 	for {
 		c, err := accept(listener)
 		if err != nil {
@@ -64,15 +69,16 @@ func (s *server) serve(listener *os.File) error {
 func (s *server) talk(c *connection) {
 	defer s.table.remove(c)
 	defer func() { _ = recover() }()
-	c.waits(time.Now().Add(handshakeLimit))
+	c.waits(handshakeLimit)
 	stream := tls.Server(c, s.tls)
 	if stream.Handshake() != nil {
 		return
 	}
+	idle := strangerIdle
 	requests := &source{stream: stream}
-	requests.firstBytes = func() { c.waits(time.Now().Add(headLimit)) }
+	requests.firstBytes = func() { c.waits(headLimit) }
 	for {
-		c.waits(time.Now().Add(idleLimit(c)))
+		c.waits(idle)
 		r, err := requests.readHead()
 		a := badRequest
 		if err == nil {
@@ -82,7 +88,12 @@ func (s *server) talk(c *connection) {
 			return
 		}
 		sent := s.send(c, stream, a)
-		s.table.releaseBody(c)
+		c.note(func() {
+			c.holdsBody = false
+			if c.attested {
+				idle = attestedIdle
+			}
+		})
 		if !sent {
 			return
 		}
@@ -93,18 +104,11 @@ func (s *server) talk(c *connection) {
 	}
 }
 
-func idleLimit(c *connection) time.Duration {
-	if c.isAttested() {
-		return attestedIdle
-	}
-	return strangerIdle
-}
-
 // send writes an answer in one piece and wipes it.
 func (s *server) send(c *connection, stream io.Writer, a answer) bool {
 	message := a.marshal()
 	clear(a.body)
-	c.waits(time.Now().Add(transferLimit(len(message))))
+	c.waits(transferLimit(len(message)))
 	_, err := stream.Write(message)
 	clear(message)
 	return err == nil
@@ -118,8 +122,8 @@ func transferLimit(size int) time.Duration {
 // hangUp ends the gate's half and then takes what the client still sends: closing at once would reset the connection, and
 // the client might lose the answer.
 func (s *server) hangUp(c *connection, stream *tls.Conn) {
-	c.waits(time.Now().Add(drainLimit))
-	if stream.CloseWrite() != nil || shutdownWrite(c.file) != nil {
+	c.waits(drainLimit)
+	if stream.CloseWrite() != nil || shutdownWrite(c.File) != nil {
 		return
 	}
 	scrap := make([]byte, 16*kib)
@@ -138,7 +142,7 @@ func (s *server) answer(c *connection, stream io.Writer, requests *source, r req
 	limit := 0
 	switch {
 	case r.method == "GET" && r.path == healthPath:
-		handle = func(*connection, []byte) answer { return healthy }
+		handle = func(*connection, []byte) answer { return answer{status: noContent} }
 	case r.method == "GET" && r.path == endorsementPath:
 		handle = s.answerEndorsement
 	case r.method == "GET" && probeRoute != nil && r.path == probePath:
@@ -157,18 +161,18 @@ func (s *server) answer(c *connection, stream io.Writer, requests *source, r req
 		return tooLarge
 	}
 	if s.config.routes[r.path] && !s.table.claimBody(c) { // released when the answer is out
-		return answer{status: 503, closing: true}
+		return noRoom
 	}
-	if r.expectContinue && !s.send(c, stream, answer{status: 100}) {
+	if r.expectContinue && !s.send(c, stream, answer{status: goOn}) {
 		return badRequest
 	}
 	body := make([]byte, max(r.contentLength, 0))
 	defer clear(body)
-	c.waits(time.Now().Add(transferLimit(len(body))))
+	c.waits(transferLimit(len(body)))
 	if requests.readBody(body) != nil {
 		return badRequest
 	}
-	c.works()
+	c.note(func() { c.waitingSince = time.Time{} }) // the gate's turn
 	return handle(c, body)
 }
 
@@ -182,18 +186,16 @@ func (s *server) answerEvidence(c *connection, body []byte) answer {
 		return badRequest
 	}
 	text, err := s.evidence.evidence(r)
-	if err == nil {
-		c.markAttested()
-	}
+	c.note(func() { c.attested = c.attested || err == nil })
 	return jsonAnswer(text, err)
 }
 
 // jsonAnswer is a TPM's answer, or the word for why there is none.
 func jsonAnswer(body []byte, err error) answer {
 	if err != nil {
-		return answer{status: 422, contentType: jsonType, body: []byte(`{"version":1,"error":"` + err.Error() + `"}`)}
+		return answer{status: "422 Unprocessable Content", contentType: jsonType, body: []byte(`{"version":1,"error":"` + err.Error() + `"}`)}
 	}
-	return answer{status: 200, contentType: jsonType, body: body}
+	return answer{status: "200 OK", contentType: jsonType, body: body}
 }
 
 func (s *server) answerRecipe(_ *connection, body []byte) answer {
@@ -212,5 +214,5 @@ func (s *server) answerRecipe(_ *connection, body []byte) answer {
 	if len(text) > 0 && (text[0] == '{' || text[0] == '[') {
 		contentType = jsonType
 	}
-	return answer{status: 200, contentType: contentType, body: text}
+	return answer{status: "200 OK", contentType: contentType, body: text}
 }

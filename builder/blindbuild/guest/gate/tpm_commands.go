@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
-	"crypto/subtle"
 	"math/bits"
 )
 
@@ -37,17 +36,24 @@ const (
 	sessionPolicy     = 0x01
 	capProperties     = 6
 	propertyNVBuffer  = 0x12c // TPM_PT_NV_BUFFER_MAX
-	nvOwnerRead       = 1 << 17
 	nvAuthRead        = 1 << 18
 	generatedMagic    = 0xff544347
 	attestQuote       = 0x8018
 	registers         = 24
+	allRegisters      = 1<<registers - 1
 	maxCertificate    = 8 << 10 // of one EK certificate's NV index; real ones have 1 to 4 KiB
-	defaultNVChunk    = 512
-	maxPCRReadings    = 8 // before the registers are said to be moving
-	endorsementSize   = 256
+	maxNVChunk        = 1024    // a reply has to fit into the smallest buffer
+	maxPCRReadings    = 24      // three make a set; more only if registers move
 	policyNonceLength = 32
+
+	ekUniqueBytes         = 256 // of the unique field without its length
+	akUniqueBytes         = 4   // two empty coordinates
+	p256Bytes             = 32
+	clockAndFirmwareBytes = 17 + 8 // TPMS_CLOCK_INFO, firmwareVersion
 )
+
+// password authorises one handle with the empty password.
+var password = []uint32{passwordAuth}
 
 // ekPolicy is PolicySecret(TPM_RH_ENDORSEMENT), the authPolicy of the L templates.
 //
@@ -61,36 +67,21 @@ var ekPolicy = []byte{
 //
 // Source: TCG EK Credential Profile 2.5, section B.3.3.
 func ekTemplate() []byte {
-	var w writer
-	w.u16(algRSA)
-	w.u16(algSHA256)
-	w.u32(0x000300b2) // fixedTPM fixedParent sensitiveDataOrigin adminWithPolicy restricted decrypt
-	w.sized(ekPolicy)
-	w.u16(algAES)
-	w.u16(128)
-	w.u16(algCFB)
-	w.u16(algNull) // scheme
-	w.u16(2048)
-	w.u32(0) // exponent 65537
-	w.sized(make([]byte, endorsementSize))
-	return w.bytes
+	// Attributes: fixedTPM fixedParent sensitiveDataOrigin adminWithPolicy restricted decrypt.
+	w := new(writer).u16(algRSA).u16(algSHA256).u32(0x000300b2).sized(ekPolicy)
+	w.u16(algAES).u16(128).u16(algCFB) // symmetric
+	w.u16(algNull)                     // scheme
+	w.u16(2048).u32(0)                 // bits, default exponent
+	return w.sized(make([]byte, ekUniqueBytes)).bytes
 }
 
 // akTemplate is the attestation key of docs/spec/evidence.md: nothing in it is free, so the key is the same at every boot.
 func akTemplate() []byte {
-	var w writer
-	w.u16(algECC)
-	w.u16(algSHA256)
-	w.u32(0x00050072) // fixedTPM fixedParent sensitiveDataOrigin userWithAuth restricted sign
-	w.sized(nil)      // authPolicy
-	w.u16(algNull)    // symmetric
-	w.u16(algECDSA)
-	w.u16(algSHA256)
-	w.u16(curveP256)
-	w.u16(algNull) // kdf
-	w.sized(nil)   // x
-	w.sized(nil)   // y
-	return w.bytes
+	// Attributes: fixedTPM fixedParent sensitiveDataOrigin userWithAuth restricted sign. No policy.
+	w := new(writer).u16(algECC).u16(algSHA256).u32(0x00050072).sized(nil)
+	w.u16(algNull)                                             // symmetric
+	w.u16(algECDSA).u16(algSHA256).u16(curveP256).u16(algNull) // scheme, curve, kdf
+	return w.sized(nil).sized(nil).bytes                       // x, y
 }
 
 // key is a loaded primary key and its TPM2B_PUBLIC.
@@ -99,122 +90,78 @@ type key struct {
 	public []byte
 }
 
-// createPrimary makes a primary key in the endorsement hierarchy; fixed is how much of the template the key must repeat.
-func (t transport) createPrimary(template []byte, fixed int) (key, error) {
-	var w writer
-	w.sized([]byte{0, 0, 0, 0}) // inSensitive: no userAuth, no data
-	w.sized(template)
-	w.sized(nil) // outsideInfo
-	w.u32(0)     // creationPCR
-	handle, reply, err := t.run(command{
-		code: ccCreatePrimary, handles: []uint32{handleEndorsement}, sessions: []uint32{passwordAuth},
-		parameters: w.bytes, newHandle: true,
-	})
-	if err != nil {
-		return key{}, err
-	}
-	public, err := parseCreatedPrimary(reply)
-	if err != nil || !bytes.HasPrefix(public[2:], template[:fixed]) {
-		return key{}, errReply
-	}
-	return key{handle: handle, public: public}, nil
+// createPrimary makes a primary key in the endorsement hierarchy; its public area must repeat the template up to the
+// last unique bytes.
+func (t transport) createPrimary(template []byte, unique int) (key, error) {
+	w := new(writer).sized(make([]byte, 4)) // inSensitive: no userAuth, no data
+	w.sized(template).sized(nil).u32(0)     // inPublic, outsideInfo, creationPCR
+	r := t.run(command{ccCreatePrimary, []uint32{handleEndorsement}, password, w.bytes, true})
+	public := readCreatedPrimary(r)
+	r.expect(bytes.HasPrefix(public, template[:len(template)-unique]))
+	return key{handle: r.handle, public: new(writer).sized(public).bytes}, r.end()
 }
 
-// parseCreatedPrimary returns the TPM2B_PUBLIC out of TPM2_CreatePrimary's answer.
-func parseCreatedPrimary(reply []byte) ([]byte, error) {
-	r := &reader{rest: reply}
-	var public writer
-	public.sized(r.sized())
+// readCreatedPrimary returns the TPMT_PUBLIC out of TPM2_CreatePrimary's answer.
+func readCreatedPrimary(r *reader) []byte {
+	public := r.sized()
 	r.sized() // creationData
 	r.sized() // creationHash
-	r.u16()   // creationTicket: tag
-	r.u32()   // hierarchy
-	r.sized() // digest
+	r.raw(6)  // creationTicket: tag, hierarchy
+	r.sized() // its digest
 	r.sized() // name
-	return public.bytes, r.end()
+	return public
 }
 
 // nvChunk asks how many bytes one NV_Read may return.
 func (t transport) nvChunk() (int, error) {
-	var w writer
-	w.u32(capProperties)
-	w.u32(propertyNVBuffer)
-	w.u32(1)
-	_, reply, err := t.run(command{code: ccGetCapability, parameters: w.bytes})
-	if err != nil {
-		return 0, err
-	}
-	r := &reader{rest: reply}
-	r.u8() // moreData
-	r.expect(r.u32(), capProperties)
-	if r.u32() == 0 {
-		return defaultNVChunk, r.end()
-	}
-	property, limit := r.u32(), r.u32()
-	if property != propertyNVBuffer || limit == 0 {
-		limit = defaultNVChunk
-	}
-	return int(min(limit, 1024)), r.end()
+	w := new(writer).u32(capProperties).u32(propertyNVBuffer).u32(1)
+	r := t.run(command{ccGetCapability, nil, nil, w.bytes, false})
+	r.raw(1) // moreData
+	r.expect(r.u32() == capProperties && r.u32() == 1 && r.u32() == propertyNVBuffer)
+	limit := r.u32()
+	r.expect(limit > 0)
+	return int(min(limit, maxNVChunk)), r.end()
 }
 
 // readNV returns the content of an NV index, or nil if there is none.
 func (t transport) readNV(index uint32, chunk int) ([]byte, error) {
-	_, reply, err := t.run(command{code: ccNVReadPublic, handles: []uint32{index}})
-	if code, refused := err.(responseCode); refused && code.is(rcHandle) {
+	r := t.run(command{ccNVReadPublic, []uint32{index}, nil, nil, false})
+	if code, refused := r.err.(responseCode); refused && code.is(rcHandle) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	attributes, size, err := parseNVPublic(reply, index)
-	if err != nil || size > maxCertificate {
-		return nil, errReply
+	attributes, size := readNVPublic(r, index)
+	if r.expect(size <= maxCertificate); r.end() != nil {
+		return nil, r.err
 	}
 	authorisation := index
-	if attributes&nvAuthRead == 0 && attributes&nvOwnerRead != 0 {
+	if attributes&nvAuthRead == 0 {
 		authorisation = handleOwner
 	}
 	content := make([]byte, 0, size)
 	for len(content) < size {
-		piece, err := t.readNVPiece(authorisation, index, min(chunk, size-len(content)), len(content))
-		if err != nil {
-			return nil, err
+		part := uint16(min(chunk, size-len(content)))
+		w := new(writer).u16(part).u16(uint16(len(content)))
+		r := t.run(command{ccNVRead, []uint32{authorisation, index}, password, w.bytes, false})
+		r.expect(r.u16() == part)
+		content = append(content, r.raw(int(part))...)
+		if r.end() != nil {
+			return nil, r.err
 		}
-		content = append(content, piece...)
 	}
 	return content, nil
 }
 
-// parseNVPublic returns the attributes and the data size of a TPM2B_NV_PUBLIC and the name behind it.
-func parseNVPublic(reply []byte, index uint32) (uint32, int, error) {
-	outer := &reader{rest: reply}
-	r := &reader{rest: outer.sized()}
-	outer.sized() // name
-	r.expect(r.u32(), index)
-	r.u16() // nameAlg
-	attributes := r.u32()
-	r.sized() // authPolicy
-	size := int(r.u16())
-	if outer.end() != nil {
-		return 0, 0, errReply
-	}
-	return attributes, size, r.end()
-}
-
-func (t transport) readNVPiece(authorisation, index uint32, size, offset int) ([]byte, error) {
-	var w writer
-	w.u16(uint16(size))
-	w.u16(uint16(offset))
-	_, reply, err := t.run(command{
-		code: ccNVRead, handles: []uint32{authorisation, index}, sessions: []uint32{passwordAuth}, parameters: w.bytes,
-	})
-	if err != nil {
-		return nil, err
-	}
-	r := &reader{rest: reply}
-	piece := r.sized()
-	r.expect(uint32(len(piece)), uint32(size))
-	return piece, r.end()
+// readNVPublic returns the attributes and the data size of a TPM2B_NV_PUBLIC that has a name behind it.
+func readNVPublic(r *reader, index uint32) (attributes uint32, size int) {
+	public := &reader{rest: r.sized()}
+	r.sized() // name
+	public.expect(public.u32() == index)
+	public.u16() // nameAlg
+	attributes = public.u32()
+	public.sized() // authPolicy
+	size = int(public.u16())
+	r.expect(public.end() == nil)
+	return attributes, size
 }
 
 // bank is one PCR bank a client may ask for.
@@ -230,11 +177,8 @@ var banks = map[string]bank{
 }
 
 // appendSelection writes a TPML_PCR_SELECTION of one bank.
-func (b bank) appendSelection(w *writer, selected uint32) {
-	w.u32(1)
-	w.u16(b.algorithm)
-	w.u8(3)
-	w.raw([]byte{byte(selected), byte(selected >> 8), byte(selected >> 16)})
+func (b bank) appendSelection(w *writer, selected uint32) *writer {
+	return w.u32(1).u16(b.algorithm).raw(3, byte(selected), byte(selected>>8), byte(selected>>16))
 }
 
 // readSelection reads a TPML_PCR_SELECTION of this bank alone and returns its bits; none for an empty list.
@@ -243,188 +187,125 @@ func (b bank) readSelection(r *reader) uint32 {
 	if count == 0 {
 		return 0
 	}
-	r.expect(count, 1)
-	r.expect(uint32(r.u16()), uint32(b.algorithm))
-	r.expect(uint32(r.u8()), 3)
-	mask := r.raw(3)
-	return uint32(mask[0]) | uint32(mask[1])<<8 | uint32(mask[2])<<16
+	r.expect(count == 1 && r.u16() == b.algorithm)
+	head := r.raw(4)
+	r.expect(head[0] == 3)
+	return uint32(head[1]) | uint32(head[2])<<8 | uint32(head[3])<<16
 }
 
-// parsePCRs takes one answer of TPM2_PCR_Read apart: the update counter, which registers there are, and their values.
-func (b bank) parsePCRs(reply []byte) (uint32, uint32, [][]byte, error) {
-	r := &reader{rest: reply}
-	counter := r.u32()
-	selected := b.readSelection(r)
-	count := r.u32()
-	r.expect(count, uint32(bits.OnesCount32(selected)))
-	var values [][]byte
-	for i := uint32(0); i < count && !r.failed; i++ {
-		value := r.sized()
-		r.expect(uint32(len(value)), uint32(b.digestSize))
-		values = append(values, value)
+// readings is one answer of TPM2_PCR_Read: at most eight registers and the update counter.
+type readings struct {
+	counter  uint32
+	selected uint32
+	values   [][]byte
+}
+
+func (b bank) readReadings(r *reader) readings {
+	got := readings{counter: r.u32(), selected: b.readSelection(r)}
+	r.expect(int(r.u32()) == bits.OnesCount32(got.selected))
+	for range bits.OnesCount32(got.selected) {
+		r.expect(int(r.u16()) == b.digestSize)
+		got.values = append(got.values, r.raw(b.digestSize))
 	}
-	return counter, selected, values, r.end()
+	return got
 }
 
-// readPCRs returns all registers of a bank as they were at one moment: TPM2_PCR_Read gives eight at a time, so they are
+// readPCRs returns all registers of a bank as they were at one moment: TPM2_PCR_Read gives eight at a time, so all are
 // read again if the update counter moved in between. An unallocated bank is errBank.
-func (t transport) readPCRs(b bank) ([registers][]byte, error) {
+func (t transport) readPCRs(b bank) (all [registers][]byte, err error) {
+	var counter uint32
+	missing := uint32(allRegisters)
 	for range maxPCRReadings {
-		values, stable, err := t.readPCRsOnce(b)
-		if err != nil || stable {
-			return values, err
+		w := b.appendSelection(new(writer), missing)
+		r := t.run(command{ccPCRRead, nil, nil, w.bytes, false})
+		if code, refused := r.err.(responseCode); refused && code.is(rcHash) {
+			return all, errBank // the TPM does not know the algorithm at all
 		}
-	}
-	return [registers][]byte{}, errTPM
-}
-
-func (t transport) readPCRsOnce(b bank) (all [registers][]byte, stable bool, err error) {
-	var first uint32
-	for missing := uint32(1<<registers - 1); missing != 0; {
-		var w writer
-		b.appendSelection(&w, missing)
-		_, reply, err := t.run(command{code: ccPCRRead, parameters: w.bytes})
-		if code, refused := err.(responseCode); refused && code.is(rcHash) {
-			return all, false, errBank // the TPM does not know the algorithm at all
+		got := b.readReadings(r)
+		if r.expect(got.selected&^missing == 0); r.end() != nil {
+			return all, r.err
 		}
-		if err != nil {
-			return all, false, err
+		if got.selected == 0 {
+			return all, errBank
 		}
-		counter, got, values, err := b.parsePCRs(reply)
-		if err != nil || got&^missing != 0 {
-			return all, false, errReply
+		if missing != allRegisters && got.counter != counter {
+			missing = allRegisters
+			continue
 		}
-		if got == 0 {
-			return all, false, errBank
-		}
-		if missing == 1<<registers-1 {
-			first = counter
-		} else if counter != first {
-			return all, false, nil
-		}
-		missing &^= got
-		for i := range registers {
-			if got>>i&1 == 1 {
-				all[i], values = values[0], values[1:]
+		counter = got.counter
+		missing &^= got.selected
+		for i := range all {
+			if got.selected>>i&1 == 1 {
+				all[i], got.values = got.values[0], got.values[1:]
 			}
 		}
+		if missing == 0 {
+			return all, nil
+		}
 	}
-	return all, true, nil
+	return all, errReply
 }
 
 // quote has the key sign all registers of the bank and returns TPMS_ATTEST and TPMT_SIGNATURE.
 func (t transport) quote(ak uint32, extraData []byte, b bank) (attest, signature []byte, err error) {
-	var w writer
-	w.sized(extraData)
-	w.u16(algNull) // the key's own scheme
-	b.appendSelection(&w, 1<<registers-1)
-	_, reply, err := t.run(command{
-		code: ccQuote, handles: []uint32{ak}, sessions: []uint32{passwordAuth}, parameters: w.bytes,
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	return parseQuote(reply)
+	w := new(writer).sized(extraData).u16(algNull) // the key's own scheme
+	b.appendSelection(w, allRegisters)
+	r := t.run(command{ccQuote, []uint32{ak}, password, w.bytes, false})
+	attest, signature = readQuote(r)
+	return attest, signature, r.end()
 }
 
-func parseQuote(reply []byte) (attest, signature []byte, err error) {
-	r := &reader{rest: reply}
+func readQuote(r *reader) (attest, signature []byte) {
 	attest = r.sized()
 	signature = r.rest
-	r.expect(uint32(r.u16()), algECDSA)
-	r.expect(uint32(r.u16()), algSHA256)
-	if len(r.sized()) > 32 || len(r.sized()) > 32 {
-		return nil, nil, errReply
-	}
-	return attest, signature, r.end()
+	r.expect(r.u16() == algECDSA && r.u16() == algSHA256)
+	r.expect(len(r.sized()) <= p256Bytes && len(r.sized()) <= p256Bytes)
+	return attest, signature
 }
 
 // checkAttest says whether a TPMS_ATTEST is a quote over extraData and exactly these values. The client checks it all
 // again; the gate only makes sure that the registers did not move between reading and quoting.
 func checkAttest(attest, extraData []byte, b bank, values [registers][]byte) error {
 	r := &reader{rest: attest}
-	r.expect(r.u32(), generatedMagic)
-	r.expect(uint32(r.u16()), attestQuote)
+	r.expect(r.u32() == generatedMagic && r.u16() == attestQuote)
 	r.sized() // qualifiedSigner
-	if !bytes.Equal(r.sized(), extraData) {
-		return errReply
-	}
-	r.raw(17) // clockInfo
-	r.u64()   // firmwareVersion
-	r.expect(b.readSelection(r), 1<<registers-1)
-	digest := r.sized()
-	hash := sha256.New() // of the signature scheme, not of the bank
-	for _, value := range values {
-		hash.Write(value)
-	}
-	if subtle.ConstantTimeCompare(digest, hash.Sum(nil)) != 1 {
-		return errReply
-	}
+	r.expect(bytes.Equal(r.sized(), extraData))
+	r.raw(clockAndFirmwareBytes)
+	r.expect(b.readSelection(r) == allRegisters)
+	digest := sha256.Sum256(bytes.Join(values[:], nil)) // the hash of the signature scheme, not the bank's
+	r.expect(bytes.Equal(r.sized(), digest[:]))
 	return r.end()
 }
 
 // startPolicySession opens a policy session without salt or binding.
 func (t transport) startPolicySession(nonce []byte) (uint32, error) {
-	var w writer
-	w.sized(nonce)
-	w.sized(nil) // encryptedSalt
-	w.u8(sessionPolicy)
-	w.u16(algNull) // symmetric
-	w.u16(algSHA256)
-	session, reply, err := t.run(command{
-		code: ccStartAuthSession, handles: []uint32{handleNull, handleNull}, parameters: w.bytes, newHandle: true,
-	})
-	if err != nil {
-		return 0, err
-	}
-	r := &reader{rest: reply}
+	w := new(writer).sized(nonce).sized(nil) // nonceCaller, encryptedSalt
+	w.raw(sessionPolicy).u16(algNull).u16(algSHA256)
+	r := t.run(command{ccStartAuthSession, []uint32{handleNull, handleNull}, nil, w.bytes, true})
 	r.sized() // nonceTPM
-	return session, r.end()
+	return r.handle, r.end()
 }
 
 // policySecret proves the endorsement hierarchy's (empty) password to the session, which is the EK's policy.
 func (t transport) policySecret(session uint32) error {
-	var w writer
-	w.sized(nil) // nonceTPM
-	w.sized(nil) // cpHashA
-	w.sized(nil) // policyRef
-	w.u32(0)     // expiration
-	_, reply, err := t.run(command{
-		code: ccPolicySecret, handles: []uint32{handleEndorsement, session}, sessions: []uint32{passwordAuth},
-		parameters: w.bytes,
-	})
-	if err != nil {
-		return err
-	}
-	r := &reader{rest: reply}
+	w := new(writer).sized(nil).sized(nil).sized(nil).u32(0) // nonceTPM, cpHashA, policyRef, expiration
+	r := t.run(command{ccPolicySecret, []uint32{handleEndorsement, session}, password, w.bytes, false})
 	r.sized() // timeout
-	r.u16()   // ticket: tag
-	r.u32()   // hierarchy
-	r.sized() // digest
+	r.raw(6)  // policyTicket: tag, hierarchy
+	r.sized() // its digest
 	return r.end()
 }
 
-// activateCredential returns what a credential made for the AK's name holds. The session ends with it if it succeeds.
+// activateCredential returns what a credential made for the AK's name holds; both parts are TPM2B as the client sent
+// them. The session ends with the command if it succeeds.
 func (t transport) activateCredential(ak, ek, session uint32, blob, secret []byte) ([]byte, error) {
-	parameters := bytes.Join([][]byte{blob, secret}, nil) // both are TPM2B as the client sent them
-	_, reply, err := t.run(command{
-		code: ccActivateCredential, handles: []uint32{ak, ek}, sessions: []uint32{passwordAuth, session},
-		parameters: parameters,
-	})
-	if err != nil {
-		return nil, err
-	}
-	r := &reader{rest: reply}
+	w := new(writer).raw(blob...).raw(secret...)
+	r := t.run(command{ccActivateCredential, []uint32{ak, ek}, []uint32{passwordAuth, session}, w.bytes, false})
 	activated := r.sized()
 	return activated, r.end()
 }
 
+// flush removes a key or a session. The handle is a parameter here (Part 3, TPM2_FlushContext).
 func (t transport) flush(handle uint32) error {
-	var w writer
-	w.u32(handle) // flushHandle is a parameter, not a handle (Part 3, TPM2_FlushContext)
-	_, reply, err := t.run(command{code: ccFlushContext, parameters: w.bytes})
-	if err == nil && len(reply) != 0 {
-		err = errReply
-	}
-	return err
+	return t.run(command{ccFlushContext, nil, nil, new(writer).u32(handle).bytes, false}).end()
 }

@@ -17,9 +17,9 @@ const (
 	headerBytes   = 10
 	maxReplyBytes = 4096 // the largest buffer of any TPM's command interface
 
-	rcYielded = 0x908
-	rcTesting = 0x90a
-	rcRetry   = 0x922
+	rcYielded responseCode = 0x908
+	rcTesting responseCode = 0x90a
+	rcRetry   responseCode = 0x922
 	// A format-one code is 0x080 + error, plus parameter (0x040), session (0x800) and their number (0xf00).
 	rcFormatOne     = 0x080
 	rcFormatOneMask = 0x0bf
@@ -51,21 +51,21 @@ func (c responseCode) is(formatOne uint32) bool {
 // writer builds TPM structures: everything big-endian, without padding (Part 1, "Canonical form").
 type writer struct{ bytes []byte }
 
-func (w *writer) u8(v byte)      { w.bytes = append(w.bytes, v) }
-func (w *writer) u16(v uint16)   { w.bytes = binary.BigEndian.AppendUint16(w.bytes, v) }
-func (w *writer) u32(v uint32)   { w.bytes = binary.BigEndian.AppendUint32(w.bytes, v) }
-func (w *writer) raw(b []byte)   { w.bytes = append(w.bytes, b...) }
-func (w *writer) sized(b []byte) { w.u16(uint16(len(b))); w.raw(b) } // TPM2B_*
+func (w *writer) raw(b ...byte) *writer  { w.bytes = append(w.bytes, b...); return w }
+func (w *writer) u16(v uint16) *writer   { w.bytes = binary.BigEndian.AppendUint16(w.bytes, v); return w }
+func (w *writer) u32(v uint32) *writer   { w.bytes = binary.BigEndian.AppendUint32(w.bytes, v); return w }
+func (w *writer) sized(b []byte) *writer { return w.u16(uint16(len(b))).raw(b...) } // TPM2B_*
 
-// reader takes TPM structures apart. The first read past the end makes it failed for good; end must be asked at last.
+// reader takes structures apart. The first thing that is wrong stays its error for good, and all reads after it give
+// zeros; end has to be asked at last.
 type reader struct {
 	rest   []byte
-	failed bool
+	err    error
+	handle uint32 // of a reply whose command makes an object
 }
 
 func (r *reader) raw(n int) []byte {
-	if r.failed || n > len(r.rest) {
-		r.failed = true
+	if r.expect(n <= len(r.rest)); r.err != nil {
 		return make([]byte, min(n, 8)) // the integers below need their bytes
 	}
 	b := r.rest[:n]
@@ -73,24 +73,19 @@ func (r *reader) raw(n int) []byte {
 	return b
 }
 
-func (r *reader) u8() byte      { return r.raw(1)[0] }
 func (r *reader) u16() uint16   { return binary.BigEndian.Uint16(r.raw(2)) }
 func (r *reader) u32() uint32   { return binary.BigEndian.Uint32(r.raw(4)) }
-func (r *reader) u64() uint64   { return binary.BigEndian.Uint64(r.raw(8)) }
 func (r *reader) sized() []byte { return r.raw(int(r.u16())) }
 
-// expect fails the reader unless got is want.
-func (r *reader) expect(got, want uint32) {
-	if got != want {
-		r.failed = true
+func (r *reader) expect(holds bool) {
+	if !holds && r.err == nil {
+		r.err = errReply
 	}
 }
 
 func (r *reader) end() error {
-	if r.failed || len(r.rest) != 0 {
-		return errReply
-	}
-	return nil
+	r.expect(len(r.rest) == 0)
+	return r.err
 }
 
 // command is one TPM command. Every session is a password session with the empty password or a policy session, so none
@@ -107,25 +102,19 @@ type command struct {
 //
 // Source: TPM 2.0 Part 1, "Command/response structure"; Part 2, TPMS_AUTH_COMMAND.
 func (c command) marshal() []byte {
-	var w writer
-	w.u16(c.tag())
-	w.u32(0)
-	w.u32(c.code)
+	w := new(writer).u16(c.tag()).u32(0).u32(c.code)
 	for _, handle := range c.handles {
 		w.u32(handle)
 	}
 	if len(c.sessions) > 0 {
 		var area writer
 		for _, session := range c.sessions {
-			area.u32(session)
-			area.sized(nil) // nonce
-			area.u8(0)      // attributes: the session ends with the command
-			area.sized(nil) // hmac: the empty password
+			// No nonce; attributes 0: the session ends with the command; the HMAC is the empty password.
+			area.u32(session).sized(nil).raw(0).sized(nil)
 		}
-		w.u32(uint32(len(area.bytes)))
-		w.raw(area.bytes)
+		w.u32(uint32(len(area.bytes))).raw(area.bytes...)
 	}
-	w.raw(c.parameters)
+	w.raw(c.parameters...)
 	binary.BigEndian.PutUint32(w.bytes[2:], uint32(len(w.bytes)))
 	return w.bytes
 }
@@ -137,55 +126,49 @@ func (c command) tag() uint16 {
 	return tagNoSessions
 }
 
-// parseReply returns the reply's handle, if the command has one, and its parameters; responseCode if the TPM refused.
-func (c command) parseReply(reply []byte) (uint32, []byte, error) {
+// parseReply returns a reader over the reply's parameters; its error is a responseCode if the TPM refused.
+func (c command) parseReply(reply []byte) *reader {
 	r := &reader{rest: reply}
 	tag, size, code := r.u16(), r.u32(), r.u32()
-	r.expect(size, uint32(len(reply)))
-	if !r.failed && code != 0 {
-		if tag != tagNoSessions || len(r.rest) != 0 {
-			return 0, nil, errReply
+	r.expect(size == uint32(len(reply)))
+	if code != 0 {
+		r.expect(tag == tagNoSessions)
+		if r.end() == nil {
+			r.err = responseCode(code)
 		}
-		return 0, nil, responseCode(code)
+		return r
 	}
-	r.expect(uint32(tag), uint32(c.tag()))
-	var handle uint32
+	r.expect(tag == c.tag())
 	if c.newHandle {
-		handle = r.u32()
+		r.handle = r.u32()
 	}
 	if len(c.sessions) == 0 {
-		parameters := r.raw(len(r.rest))
-		return handle, parameters, r.end()
+		return r
 	}
-	length := r.u32()
-	if uint64(length) > uint64(len(r.rest)) {
-		return 0, nil, errReply
-	}
-	parameters := r.raw(int(length))
+	parameters := r.raw(int(r.u32()))
 	for range c.sessions {
 		r.sized() // nonce
-		r.u8()    // attributes
-		r.sized() // hmac
+		r.raw(1)  // attributes
+		r.sized() // HMAC
 	}
-	return handle, parameters, r.end()
+	return &reader{rest: parameters, err: r.end(), handle: r.handle}
 }
 
 // transport sends one command and returns the whole reply.
 type transport func(command []byte) ([]byte, error)
 
 // run sends the command, again as long as the TPM asks for it.
-func (t transport) run(c command) (uint32, []byte, error) {
+func (t transport) run(c command) *reader {
 	bytes, pause := c.marshal(), firstPause
 	for tries := 1; ; tries++ {
 		reply, err := t(bytes)
 		if err != nil {
-			return 0, nil, err
+			return &reader{err: err}
 		}
-		handle, parameters, err := c.parseReply(reply)
-		code, refused := err.(responseCode)
-		again := refused && (code == rcRetry || code == rcYielded || code == rcTesting)
+		r := c.parseReply(reply)
+		again := r.err == rcRetry || r.err == rcYielded || r.err == rcTesting
 		if !again || tries == maxTries {
-			return handle, parameters, err
+			return r
 		}
 		time.Sleep(pause)
 		pause = min(2*pause, longestPause)
@@ -197,30 +180,27 @@ func (t transport) run(c command) (uint32, []byte, error) {
 //
 // Source: Linux drivers/char/tpm/tpm-dev-common.c.
 func openDevice(descriptor int) (transport, error) {
-	if err := syscall.SetNonblock(descriptor, false); err != nil {
-		return nil, err
-	}
 	return func(command []byte) ([]byte, error) {
 		if n, err := uninterrupted(syscall.Write, descriptor, command); err != nil || n != len(command) {
 			return nil, errReply
 		}
-		reply, want := make([]byte, maxReplyBytes), headerBytes
-		for got := 0; ; {
+		reply := make([]byte, maxReplyBytes)
+		for got, want := 0, headerBytes; ; {
 			n, err := uninterrupted(syscall.Read, descriptor, reply[got:])
-			if err != nil || n == 0 {
+			if got += n; err != nil || n == 0 {
 				return nil, errReply
 			}
-			if got += n; got >= headerBytes {
+			if got >= headerBytes {
 				want = int(binary.BigEndian.Uint32(reply[2:]))
 			}
-			if want < headerBytes || want > maxReplyBytes || got > want {
+			switch {
+			case got > want || want > maxReplyBytes:
 				return nil, errReply
-			}
-			if got >= headerBytes && got == want {
+			case got == want && got >= headerBytes:
 				return reply[:got], nil
 			}
 		}
-	}, nil
+	}, syscall.SetNonblock(descriptor, false)
 }
 
 // uninterrupted repeats a call that a signal broke off; the Go runtime sends signals to its own threads.
