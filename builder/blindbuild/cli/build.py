@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from blindbuild.assemble.recipe import load_recipe, render_recipe
+from blindbuild.cli.building import build_into, what_changed
 from blindbuild.cli.inputs import InputOptions, load_lock
 from blindbuild.cli.options import (
     find_recipe,
@@ -18,7 +19,7 @@ from blindbuild.cli.options import (
     recipe_argument,
     user_store,
 )
-from blindbuild.cli.outputs import build_into, read_sums, what_changed
+from blindbuild.cli.outputs import read_sums
 from blindbuild.cli.render import TerminalReporter
 from blindbuild.pipeline import BuildRequest
 

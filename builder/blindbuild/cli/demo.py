@@ -11,6 +11,7 @@ from blindbuild.assemble.lock import Lock, check_lock, lock_path, read_lock
 from blindbuild.assemble.lock_make import Upgrade
 from blindbuild.assemble.recipe import Recipe, load_recipe
 from blindbuild.cli.booting import BootOptions, booted, configure_machine
+from blindbuild.cli.building import build_into
 from blindbuild.cli.inputs import InputOptions, fill_store, load_lock, write_lock
 from blindbuild.cli.judging import expect, show_appraisal
 from blindbuild.cli.options import (
@@ -21,7 +22,6 @@ from blindbuild.cli.options import (
     state_directory,
     user_store,
 )
-from blindbuild.cli.outputs import build_into
 from blindbuild.cli.render import TerminalReporter
 from blindbuild.cli.sign import sign_image
 from blindbuild.client import attest
@@ -111,8 +111,7 @@ def obtain_inputs(
 
 
 def _ask(url: str, image: Path, trust: Path, name: str, reporter: Reporter) -> None:
-    state = state_directory() / "demo"
-    options = JudgingOptions(manifest=image, trust=trust, allow_test_tpm=True, state=state)
+    options = JudgingOptions(manifest=image, trust=trust, allow_test_tpm=True, remember=False)
     reporter.begin("ask for evidence, with a fresh nonce, and judge it")
     attempt = attest(url, expect(options))
     reporter.finish(f"{len(attempt.appraisal.steps)} steps")
