@@ -1,0 +1,78 @@
+"""What a virtual machine is made of, as a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+
+from blindbuild.digest import HashAlgorithm
+from blindbuild.errors import UsageError
+from blindbuild.machine.accelerator import Preference
+from blindbuild.machine.swtpm import DEFAULT_BANKS
+
+HOST_ADDRESS = "127.0.0.1"
+DEFAULT_GUEST_ADDRESS = IPv4Interface("10.0.2.15/24")
+DEFAULT_ROUTER = IPv4Address("10.0.2.2")
+GUEST_MAC = "52:54:00:b1:1d:01"
+MIN_MEMORY_MIB = 128  # below this OVMF does not start
+MAX_MEMORY_MIB = 1 << 20
+MAX_CPUS = 64
+MAX_SMBIOS_STRINGS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineConfig:
+    r"""A q35 machine with OVMF, one disk, one network card, a TPM and four serial ports.
+
+    Attributes:
+        disk: a raw image with `\EFI\BOOT\BOOTX64.EFI`; never written.
+        firmware_code: OVMF's code flash image.
+        firmware_vars: OVMF's variable flash image, a template: the machine writes to its own copy.
+        memory_mib: RAM in MiB. PCR 0 depends on it: 1 GiB differs from 2 GiB.
+        cpus: number of processors.
+        host_port: port of 127.0.0.1 that leads to the guest; 0 takes a free one.
+        guest_port: port that the guest listens on.
+        guest_address: address and prefix length that the guest gives itself, or gets by DHCP.
+        router: the address of the host as the guest sees it.
+        accelerator: `auto`, `kvm` or `tcg`.
+        smbios: strings of SMBIOS type 11 (OEM strings).
+        tpm_banks: the PCR banks the TPM has.
+        tpm_authority: directory of the authority that endorses the TPM; its own one if None.
+        tpm_transcript: whether to write down every TPM command and response.
+        state_dir: where logs, capture, TPM and flash stay; a temporary place that goes away if None.
+    """
+
+    disk: Path
+    firmware_code: bytes
+    firmware_vars: bytes
+    memory_mib: int = 1024
+    cpus: int = 1
+    host_port: int = 0
+    guest_port: int = 443
+    guest_address: IPv4Interface = DEFAULT_GUEST_ADDRESS
+    router: IPv4Address = DEFAULT_ROUTER
+    accelerator: Preference = "auto"
+    smbios: tuple[str, ...] = ()
+    tpm_banks: tuple[HashAlgorithm, ...] = DEFAULT_BANKS
+    tpm_authority: Path | None = None
+    tpm_transcript: bool = False
+    state_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what QEMU would refuse later, or silently change."""
+        _require_range("memory in MiB", self.memory_mib, MIN_MEMORY_MIB, MAX_MEMORY_MIB)
+        _require_range("processors", self.cpus, 1, MAX_CPUS)
+        _require_range("host port", self.host_port, 0, 0xFFFF)
+        _require_range("guest port", self.guest_port, 1, 0xFFFF)
+        if self.router not in self.guest_address.network or self.router == self.guest_address.ip:
+            raise UsageError(f"router {self.router} is no neighbour of {self.guest_address}")
+        if len(self.smbios) > MAX_SMBIOS_STRINGS or any("\0" in text or not text for text in self.smbios):
+            raise UsageError(
+                f"expected at most {MAX_SMBIOS_STRINGS} SMBIOS strings, none empty or with a NUL"
+            )
+
+
+def _require_range(what: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise UsageError(f"{what}: expected {low} to {high}, got {value}")

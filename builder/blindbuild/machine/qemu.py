@@ -1,0 +1,155 @@
+"""The command line of the virtual machine: a pure function of its configuration.
+
+Everything that QEMU would add by itself is off; what the machine has is listed here.
+
+Source: man qemu-system-x86_64(1); QEMU docs/specs/tpm.rst.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from blindbuild.machine.accelerator import SANDBOX, Accelerator
+from blindbuild.machine.config import GUEST_MAC, HOST_ADDRESS, MachineConfig
+from blindbuild.machine.serial_ports import PORT_COUNT
+
+MACHINE = (
+    "q35,smm=off,vmport=off,usb=off,dump-guest-core=off,pflash0=firmware-code,pflash1=firmware-variables"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFiles:
+    """Where everything of one machine is; sockets are apart, because their paths must be short."""
+
+    directory: Path
+    sockets: Path
+
+    @property
+    def capture(self) -> Path:
+        """Every frame on the network card, as pcap."""
+        return self.directory / "network.pcap"
+
+    @property
+    def tpm_state(self) -> Path:
+        """The software TPM's state."""
+        return self.directory / "tpm"
+
+    @property
+    def tpm_log(self) -> Path:
+        """What swtpm said; with a transcript, every command and response."""
+        return self.directory / "swtpm.log"
+
+    @property
+    def qemu_log(self) -> Path:
+        """What QEMU said."""
+        return self.directory / "qemu.log"
+
+    @property
+    def tpm_socket(self) -> Path:
+        """swtpm's control channel."""
+        return self.sockets / "tpm"
+
+    @property
+    def monitor_socket(self) -> Path:
+        """Where QEMU connects its monitor to."""
+        return self.sockets / "qmp"
+
+    def serial_log(self, port: int) -> Path:
+        """What one serial port said."""
+        return self.directory / f"serial{port}.log"
+
+    def serial_socket(self, port: int) -> Path:
+        """Where QEMU connects a serial port to."""
+        return self.sockets / f"serial{port}"
+
+
+def qemu_arguments(
+    config: MachineConfig,
+    accelerator: Accelerator,
+    files: MachineFiles,
+    *,
+    firmware_code: Path,
+    firmware_variables: Path,
+    clock: str,
+) -> list[str]:
+    """Return QEMU's arguments, without its name.
+
+    Args:
+        config: the machine.
+        accelerator: what `choose_accelerator` returned.
+        files: where sockets and logs are; all paths absolute.
+        firmware_code: the flash image with code; never written.
+        firmware_variables: the flash image with variables; written.
+        clock: the date and time the machine starts with, `YYYY-MM-DDTHH:MM:SS`, UTC.
+    """
+    return [
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"),
+        *("-machine", MACHINE, "-accel", _accelerator_argument(accelerator), "-cpu", accelerator.cpu),
+        *("-smp", str(config.cpus), "-m", str(config.memory_mib)),
+        *("-rtc", f"base={clock},clock=vm", "-boot", "menu=off,strict=on"),
+        *(("-sandbox", SANDBOX) if accelerator.sandbox else ()),
+        *_flash("firmware-code", firmware_code, read_only=True),
+        *_flash("firmware-variables", firmware_variables, read_only=False),
+        *_disk(config.disk),
+        *_network(config, files.capture),
+        *("-chardev", f"socket,id=tpm,path={_quote(files.tpm_socket)}"),
+        *("-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"),
+        *(
+            "-chardev",
+            f"socket,id=qmp,path={_quote(files.monitor_socket)}",
+            "-mon",
+            "chardev=qmp,mode=control",
+        ),
+        *(argument for port in range(PORT_COUNT) for argument in _serial(port, files.serial_socket(port))),
+        *(argument for text in config.smbios for argument in ("-smbios", f"type=11,value={_quote(text)}")),
+    ]
+
+
+def _accelerator_argument(accelerator: Accelerator) -> str:
+    return "tcg,thread=multi" if accelerator.name == "tcg" else accelerator.name
+
+
+def _flash(name: str, path: Path, *, read_only: bool) -> tuple[str, ...]:
+    return _block_device(name, path, read_only=read_only)
+
+
+def _disk(path: Path) -> tuple[str, ...]:
+    return (
+        *_block_device("disk", path, read_only=True),
+        *("-device", "virtio-blk-pci,drive=disk,disable-legacy=on,bootindex=0"),
+    )
+
+
+def _block_device(name: str, path: Path, *, read_only: bool) -> tuple[str, ...]:
+    file = {"driver": "file", "filename": str(path), "read-only": read_only}
+    device = {"driver": "raw", "node-name": name, "read-only": read_only, "file": file}
+    return ("-blockdev", json.dumps(device))
+
+
+def _network(config: MachineConfig, capture: Path) -> tuple[str, ...]:
+    """User-mode network: the guest reaches nothing, and is reached through one forwarded port only."""
+    address = config.guest_address
+    forward = f"hostfwd=tcp:{HOST_ADDRESS}:{config.host_port}-{address.ip}:{config.guest_port}"
+    return (
+        "-netdev",
+        f"user,id=net,ipv6=off,restrict=on,net={address.network},host={config.router},{forward}",
+        "-device",
+        f"virtio-net-pci,netdev=net,mac={GUEST_MAC},romfile=,disable-legacy=on",
+        "-object",
+        f"filter-dump,id=capture,netdev=net,file={_quote(capture)},maxlen=65536",
+    )
+
+
+def _serial(port: int, path: Path) -> tuple[str, ...]:
+    return (
+        *("-chardev", f"socket,id=serial{port},path={_quote(path)}"),
+        *("-device", f"isa-serial,index={port},chardev=serial{port}"),
+    )
+
+
+def _quote(value: Path | str) -> str:
+    """Double the commas, which separate QEMU's suboptions."""
+    return str(value).replace(",", ",,")
