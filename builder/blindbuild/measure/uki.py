@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from blindbuild.digest import HashAlgorithm
@@ -50,7 +50,7 @@ class MeasuredUki:
     rules: StubRules
     authenticode: Digests
     kernel_authenticode: Digests
-    sections: dict[str, Digests]
+    sections: Mapping[str, Digests]
     load_options: bytes
     initrd: Digests | None
 
