@@ -177,7 +177,7 @@ def classify_pcr00(
     ]
     if not values:
         return Unconstrained(f"no {algorithm.value} value of the firmware with {firmware} was recorded")
-    sizes = "; ".join(f"{digest.hex[:12]}… with {_list(memory)} MiB" for digest, memory in values)
+    sizes = "; ".join(f"{digest.hex[:12]} with {_list(memory)} MiB" for digest, memory in values)
     return one_of(
         (digest for digest, _ in values),
         why=f"read after boots of {record.package} on {record.machine}: {sizes} of memory",
