@@ -1,0 +1,94 @@
+"""The C parts of init, compiled for this machine and driven through frames; see guest_init_harness.c."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import struct
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+INIT = ROOT / "builder" / "blindbuild" / "guest" / "init"
+PROBE = ROOT / "builder" / "blindbuild" / "guest" / "probe"
+HARNESS = Path(__file__).with_name("guest_init_harness.c")
+WARNINGS = ("-std=gnu17", "-Wall", "-Wextra", "-Werror")
+SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+@functools.cache
+def _directory() -> Path:
+    """Return one directory a test process; the system clears it with its other temporary files."""
+    return Path(tempfile.mkdtemp(prefix="blindbuild-init-"))
+
+
+def _compile(compiler: str, flags: tuple[str, ...], sources: tuple[Path, ...], name: str) -> Path:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"needs {compiler} to compile the guest's C for this machine")
+    program = _directory() / name
+    argv = [compiler, *WARNINGS, *flags, "-I", str(INIT), "-I", str(PROBE), "-o", str(program), *map(str, sources)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+def init_sources() -> tuple[Path, ...]:
+    """Return all C files of init but the one with PID 1's main function."""
+    return tuple(sorted(path for path in INIT.glob("*.c") if path.name != "main.c"))
+
+
+@functools.cache
+def checked_harness() -> Path:
+    """Return the harness compiled with the address and undefined-behaviour sanitizers."""
+    return _compile("gcc", SANITIZERS, (HARNESS, *init_sources()), "checked")
+
+
+@functools.cache
+def plain_harness(*, probe: bool = False) -> Path:
+    """Return the harness as the product is compiled, or with the launcher that tries to break out."""
+    extra = (PROBE / "attempts.c",) if probe else ()
+    flags = ("-Os", *(("-DBLINDBUILD_PROBE",) if probe else ()))
+    return _compile("gcc", flags, (HARNESS, *init_sources(), *extra), "probe" if probe else "plain")
+
+
+@functools.cache
+def static_program(*sources: Path) -> Path:
+    """Return a static program of these C files, as a workload is."""
+    return _compile("gcc", ("-Os", "-static"), sources, sources[0].stem)
+
+
+@dataclass(frozen=True, slots=True)
+class Harness:
+    """A running harness in one mode."""
+
+    process: subprocess.Popen[bytes]
+
+    def ask(self, frame: bytes) -> bytes:
+        """Return the answer to a frame; fails the test with the sanitizer's report if it died."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(struct.pack(">I", len(frame)) + frame)
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pytest.fail(self._report())
+        header = self.process.stdout.read(4)
+        if len(header) != 4:
+            pytest.fail(self._report())
+        return self.process.stdout.read(struct.unpack(">I", header)[0])
+
+    def _report(self) -> str:
+        assert self.process.stderr is not None
+        return f"the harness died: {self.process.stderr.read().decode()}"
+
+
+@functools.cache
+def harness(mode: str) -> Harness:
+    """Return the harness in this mode, started once a test process."""
+    pipe = subprocess.PIPE
+    argv = [str(checked_harness()), mode]
+    return Harness(subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe))
