@@ -162,6 +162,11 @@ def test_the_links_of_a_merged_usr_are_made_where_packages_need_them() -> None:
     assert b"bin" not in tree
 
 
+def test_a_directory_of_a_package_wins_over_the_links_of_a_merged_usr() -> None:
+    tree = from_deb_packages([package("old", tar_file("./lib/x", b""), tar_file("./usr/lib/y", b""))])
+    assert tree[b"lib"] == directory_entry()
+
+
 def test_packages_that_disagree_on_a_path_are_refused() -> None:
     with pytest.raises(BuildError, match=r"two 1:2\.10-3: a is not the same"):
         from_deb_packages([package("one", tar_file("./a", b"1")), package("two", tar_file("./a", b"2"))])

@@ -205,10 +205,9 @@ def from_deb_packages(
             if keep(path) and entries.setdefault(path, entry) != entry:
                 shown = path.decode(errors="replace")
                 raise BuildError(f"tree: {where}: {shown} is not the same as in another package")
-    for name in _MERGED:
-        if b"usr/" + name in entries:
-            entries.setdefault(name, symlink_entry(b"usr/" + name))
-    return Tree(entries)
+    tree = Tree(entries)
+    links = {name: symlink_entry(b"usr/" + name) for name in _MERGED if b"usr/" + name in tree}
+    return Tree({**links, **tree})
 
 
 def _package_entries(package: DebPackage) -> Iterator[tuple[bytes, TreeEntry]]:

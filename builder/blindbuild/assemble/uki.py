@@ -16,7 +16,7 @@ MIN_BOOT_PROTOCOL = 0x020C  # the first with xloadflags, which say that there is
 _COMMAND_LINE = re.compile(r"[!-~]+(?: [!-~]+)*")
 _RELEASE = re.compile(r"[0-9][0-9A-Za-z.+~_-]*")
 _OS_RELEASE_LINE = re.compile(r"[A-Z][A-Z0-9_]*=(?:[A-Za-z0-9._-]*|\"[^\"\\$`\n]*\")")
-_STUB_MAGIC = re.compile(rb"#### LoaderInfo: systemd-stub ([!-~]+) ####\n?\0?")
+_STUB_MAGIC = re.compile(rb"#### LoaderInfo: systemd-stub ([!-~]+) ####\0?")
 
 # Offsets in a bzImage, Documentation/arch/x86/boot.rst "The Real-Mode Kernel Header".
 _BOOT_FLAG = 0x1FE

@@ -29,10 +29,10 @@ _FIELD_NAME = re.compile(r"[!-,./-9;-~][!-9;-~]*")
 
 @dataclass(frozen=True, slots=True)
 class DebPackage:
-    """A package whose control file was read, and whose content can be iterated over any number of times."""
+    """A package: its control fields, and its content, still packed, to be iterated over by `entries`."""
 
     control: Mapping[str, str]
-    _data_member: ArMember
+    data_member: ArMember
 
     @property
     def package(self) -> str:
@@ -55,8 +55,8 @@ class DebPackage:
 
         The guarantees and errors are those of `formats.tar.read_tar`.
         """
-        where = f"{self.package} {self.version}: {self._data_member.name}"
-        return read_tar(_open_member(self._data_member, where), where=where)
+        where = f"{self.package} {self.version}: {self.data_member.name}"
+        return read_tar(_open_member(self.data_member, where), where=where)
 
 
 def read_deb(data: bytes | memoryview) -> DebPackage:
@@ -80,7 +80,7 @@ def read_deb(data: bytes | memoryview) -> DebPackage:
         if member.name != stem and not member.name.startswith(f"{stem}."):
             raise ArchiveError(f"deb: expected member {stem}, got {member.name}")
         _check_compression(member.name)
-    return DebPackage(control=_read_control(members[1]), _data_member=members[2])
+    return DebPackage(control=_read_control(members[1]), data_member=members[2])
 
 
 def _check_compression(name: str) -> None:

@@ -20,7 +20,7 @@ MACHINE_AMD64 = 0x8664
 PE32_PLUS = 0x020B
 DIRECTORY_CERTIFICATES = 4  # index of the certificate table among the data directories
 MAX_SECTIONS = 96  # limit of the Windows loader; bounds the work on a hostile file
-MAX_IMAGE_SIZE = 1 << 30  # bytes; the images built here have less than 10 MB
+MAX_IMAGE_SIZE = 1 << 30  # bytes, in the file and in memory; the images built here have less than 10 MB
 
 CNT_INITIALIZED_DATA = 0x0000_0040
 MEM_READ = 0x4000_0000
@@ -280,6 +280,8 @@ def _check_headers(image: PeImage) -> None:
         raise PeError(
             f"pe: section alignment: expected {image.file_alignment} or more, got {image.section_alignment}"
         )
+    if image.size_of_image > MAX_IMAGE_SIZE:
+        raise PeError(f"pe: SizeOfImage: expected at most {MAX_IMAGE_SIZE}, got {image.size_of_image}")
     end = image.section_table + len(image.sections) * _SECTION.size
     if not end <= image.size_of_headers <= len(image.data):
         raise PeError(f"pe: SizeOfHeaders: expected {end} to {len(image.data)}, got {image.size_of_headers}")
@@ -334,6 +336,9 @@ def _check_appendable(image: PeImage, sections: Sequence[NewSection]) -> None:
         if section.name in names or not 1 <= len(section.name.encode()) <= 8 or not section.data:
             raise PeError(f"pe: {section.name!r}: expected a new name of 1 to 8 bytes, and content")
         names.add(section.name)
+    initialized = _u32(image.data, image.optional_header + _INITIALIZED_DATA)
+    if initialized + sum(len(section.data) for section in sections) > MAX_IMAGE_SIZE:
+        raise PeError(f"pe: expected at most {MAX_IMAGE_SIZE} bytes of initialized data, got more")
     end = image.section_table + len(names) * _SECTION.size
     if end > image.size_of_headers:
         raise PeError(
