@@ -5,6 +5,7 @@ Sources: RFC 5280; TCG EK Credential Profile 2.5, 3.2 (attributes and extensions
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,7 +13,7 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from blindbuild.errors import FormatError
 
@@ -104,6 +105,12 @@ def parse_pem_certificate(text: str) -> Certificate:
     return parse_certificate(der)
 
 
+def subject_name(certificate: Certificate) -> str:
+    """Return the subject for people, with nothing in it that could steer a terminal."""
+    name = _readable(lambda: _subject(certificate)).rfc4514_string()
+    return name if name.isprintable() else ascii(name)
+
+
 def rsa_modulus(certificate: Certificate) -> tuple[int, int] | None:
     """Return modulus and exponent of the certified key, or None if it is not an RSA key."""
     key = _readable(certificate.parsed.public_key)
@@ -111,12 +118,6 @@ def rsa_modulus(certificate: Certificate) -> tuple[int, int] | None:
         return None
     numbers = key.public_numbers()
     return numbers.n, numbers.e
-
-
-def subject_key(certificate: Certificate) -> bytes:
-    """Return the DER SubjectPublicKeyInfo of the certified key."""
-    key = _readable(certificate.parsed.public_key)
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def is_signing_authority(certificate: Certificate, *, below: int) -> bool:
@@ -146,13 +147,20 @@ def read_endorsement_profile(certificate: Certificate) -> EndorsementProfile:
     usage = _find(extensions, x509.KeyUsage)
     extended = _find(extensions, x509.ExtendedKeyUsage)
     return EndorsementProfile(
-        subject_is_empty=not list(certificate.parsed.subject),
+        subject_is_empty=not list(_readable(lambda: _subject(certificate))),
         attributes=_attributes(names.value) if names else None,
         alternative_name_is_critical=bool(names and names.critical),
         is_authority=constraints.value.ca if constraints else None,
         usages=_usages(usage.value) if usage else frozenset(),
         extended_usages=frozenset(oid.dotted_string for oid in extended.value) if extended else frozenset(),
     )
+
+
+def _subject(certificate: Certificate) -> x509.Name:
+    # real authorities have names longer than X.520 allows; the library would warn on stderr
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return certificate.parsed.subject
 
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)

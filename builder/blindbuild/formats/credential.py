@@ -24,6 +24,7 @@ _IDENTITY = b"IDENTITY\0"  # Part 1, B.10.4: the label with its NUL is the OAEP 
 _STORAGE = b"STORAGE\0"  # Part 1, 24.4
 _INTEGRITY = b"INTEGRITY\0"  # Part 1, 24.5
 _AES_BLOCK = 16
+_AES_KEY_BITS = (128, 192, 256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ def make_credential(
     if not isinstance(endorsement_key.key, RsaKey) or endorsement_key.symmetric is None:
         raise TpmStructureError("expected an RSA endorsement key with a symmetric algorithm")
     symmetric = endorsement_key.symmetric
-    if (symmetric.algorithm, symmetric.mode) != (Algorithm.AES, Algorithm.CFB):
+    kind = (symmetric.algorithm, symmetric.mode)
+    if kind != (Algorithm.AES, Algorithm.CFB) or symmetric.key_bits not in _AES_KEY_BITS:
         raise TpmStructureError("expected an endorsement key that protects with AES-CFB")
     if len(seed) != algorithm.size or len(oaep_seed) != algorithm.size:
         raise TpmStructureError(f"expected seeds of {algorithm.size} bytes")

@@ -30,6 +30,7 @@ from blindbuild.formats.certificate import (
     parse_certificate,
     read_endorsement_profile,
     rsa_modulus,
+    subject_name,
     trim_padding,
 )
 from blindbuild.formats.tpm2 import Algorithm
@@ -225,7 +226,7 @@ def _check_path(certificate: Certificate, trust: TrustRoots, now: int) -> tuple[
         except PathError as error:
             problem = str(error)
         else:
-            return operator_run, f"leads to {root.parsed.subject.rfc4514_string()}"
+            return operator_run, f"leads to {subject_name(root)}"
     raise refuse(
         "A4", "certificate-path", f"expected a path to a pinned root, got none: {problem.splitlines()[0]}"
     )
@@ -258,7 +259,7 @@ def _verify_path(
                 "A4",
                 "certificate-authority",
                 "expected an authority with cA, keyCertSign and a long enough path, got "
-                f"{certificate.parsed.subject.rfc4514_string()}",
+                f"{subject_name(certificate)}",
             )
     return authorities[-1]
 
