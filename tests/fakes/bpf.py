@@ -32,7 +32,7 @@ def parse_program(data: bytes) -> tuple[Instruction, ...]:
 def evaluate(
     program: Sequence[Instruction], number: int, arguments: Sequence[int] = (), arch: int = ARCH_X86_64
 ) -> int:
-    """Return what a filter answers to one system call; raises if the program is not one the kernel would take."""
+    """Return what a filter answers to one system call; raises for an instruction it should not have."""
     padded = [argument & (2**64 - 1) for argument in arguments] + [0] * (6 - len(arguments))
     data = struct.pack("<IIQ6Q", number, arch, 0, *padded)
     accumulator, at = 0, 0

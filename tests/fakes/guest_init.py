@@ -30,7 +30,18 @@ def _compile(compiler: str, flags: tuple[str, ...], sources: tuple[Path, ...], n
     if shutil.which(compiler) is None:
         pytest.skip(f"needs {compiler} to compile the guest's C for this machine")
     program = _directory() / name
-    argv = [compiler, *WARNINGS, *flags, "-I", str(INIT), "-I", str(PROBE), "-o", str(program), *map(str, sources)]
+    argv = [
+        compiler,
+        *WARNINGS,
+        *flags,
+        "-I",
+        str(INIT),
+        "-I",
+        str(PROBE),
+        "-o",
+        str(program),
+        *map(str, sources),
+    ]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return program
