@@ -20,6 +20,9 @@ _DEBIAN_RELEASES = frozenset(
         *("oldoldstable", "oldstable", "stable", "testing", "unstable"),
     }
 )
+_INDEX = re.compile(
+    r"^'([^' ]+?)/*/dists/([a-z-]+(?:/updates)?)/main/binary-[a-z0-9]+/Packages", re.MULTILINE
+)
 _HINT = "name one with --mirror, such as --mirror https://deb.debian.org/debian"
 
 
@@ -83,15 +86,13 @@ def machine_archives(extra_env: Iterable[tuple[str, str]] = ()) -> Archives:
         LockError: no Debian archive among them.
         ToolError: there is no apt here.
     """
-    fields = ["indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"]
-    listed = run(APT_GET, fields, extra_env=extra_env).stdout.decode("utf-8", "replace")
+    # Unlike `apt-get indextargets`, this also names lists that were never fetched.
+    listed = run(APT_GET, ["update", "--print-uris"], extra_env=extra_env).stdout.decode("utf-8", "replace")
     debian: list[str] = []
     security: list[str] = []
-    for line in listed.splitlines():
-        address, release, component = line.rsplit(" ", 2)
-        base = address.rstrip("/")
+    for base, release in _INDEX.findall(listed):
         suite, _, rest = release.replace("/updates", "-security").partition("-")
-        if component != "main" or suite not in _DEBIAN_RELEASES or scheme_of(base) not in SCHEMES:
+        if suite not in _DEBIAN_RELEASES or scheme_of(base) not in SCHEMES:
             continue
         if rest == "security":
             security.append(base)

@@ -119,11 +119,10 @@ class AptResolver:
             raise LockError(f"apt-get --print-uris: expected 'address' file size, got {line[:200]!r}")
         address, file = unquote(match[1]), unquote(match[2])
         for archive in ("debian-security", "debian"):  # one base may be the beginning of the other
-            base = self._archives.base(archive) + "/"
-            if address.startswith(base):
+            base = _short(self._archives.base(archive)) + "/"
+            if _short(address).startswith(base):
                 name, version, _ = file.removesuffix(".deb").split("_", 2)
-                path = address.removeprefix(base)
-                return path, _Place(archive, name, version)
+                return _short(address).removeprefix(base), _Place(archive, name, version)
         raise LockError(f"apt-get --print-uris: {address} is in no archive that was asked for")
 
     def _records(self, places: Mapping[str, _Place], group: str) -> dict[str, dict[str, str]]:
@@ -226,6 +225,11 @@ def _environment(state: Path) -> tuple[tuple[str, str], ...]:
     return (("APT_CONFIG", str(state / "apt.conf")),)
 
 
+def _short(address: str) -> str:
+    # apt writes file:///srv as file:/srv; RFC 8089 allows both.
+    return re.sub("^file:/+", "file:/", address)
+
+
 def _told(error: ToolError) -> str:
     """Return apt's own complaints from a failed run, on one line."""
     lines = [line[3:] for line in error.message.splitlines() if line.startswith("E: ")]
@@ -234,7 +238,7 @@ def _told(error: ToolError) -> str:
 
 def _help(error: ToolError) -> str | None:
     text = error.message
-    if "held broken packages" in text or "Unable to correct problems" in text:
+    if any(words in text for words in ("held broken", "Unable to correct", "Unable to satisfy")):
         return "the kept versions do not fit together any more: run `blindbuild lock --upgrade`"
     if "Unable to locate package" in text or "has no installation candidate" in text:
         return "check the name, and that the recipe's suite has it"
