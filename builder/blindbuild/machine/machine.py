@@ -32,6 +32,7 @@ _Part = TypeVar("_Part")
 
 CONNECT_LIMIT_S = 60.0  # for QEMU to open its sockets, on a busy host
 POLL_S = 0.05  # between two questions whether the guest is ready
+KNOCK_S = 0.1  # how long a connection is held open to make QEMU look for the guest
 TAIL_BYTES = 2000  # of each serial port, in an error
 
 _FORWARD = re.compile(r"TCP\[HOST_FORWARD\]\s+\S+\s+(\S+)\s+(\d+)\s")
@@ -144,17 +145,17 @@ class Machine:
     def wait_until_ready(self, probe: ReadinessProbe, timeout_s: float) -> float:
         """Ask `probe(host, port)` until it says yes; return the seconds since power-on.
 
+        It is asked only after the guest has spoken on the network: before that, QEMU would accept a
+        connection and keep it hanging.
+
         Raises:
             MachineError: the machine ended, or `timeout_s` went by; the message shows what it said.
         """
         self._require_started()
         deadline = time.monotonic() + timeout_s
-        while not probe(HOST_ADDRESS, self._port):
-            if (ending := self.ending()) is not None:
-                raise MachineError(f"expected a machine that gets ready, {ending}{self.last_words()}")
-            if time.monotonic() > deadline:
-                raise MachineError(f"not ready within {timeout_s:g} s{self.last_words()}")
-            time.sleep(POLL_S)
+        late = f"not ready within {timeout_s:g} s"
+        self._poll(self._has_spoken, deadline, f"{late}: the guest sent nothing")
+        self._poll(lambda: probe(HOST_ADDRESS, self._port), deadline, late)
         return time.monotonic() - self._power_on_s
 
     def wait_until_ended(self, timeout_s: float) -> str:
@@ -297,6 +298,21 @@ class Machine:
         self._port = int(forwards[0][1])
         self._power_on_s = time.monotonic()
         self.qmp.execute("cont")
+
+    def _poll(self, done: Callable[[], bool], deadline: float, late: str) -> None:
+        """Ask `done` until it says yes, unless the machine ends or the deadline passes."""
+        while not done():
+            if (ending := self.ending()) is not None:
+                raise MachineError(f"expected a machine that gets ready, {ending}{self.last_words()}")
+            if time.monotonic() > deadline:
+                raise MachineError(f"{late}{self.last_words()}")
+            time.sleep(POLL_S)
+
+    def _has_spoken(self) -> bool:
+        """Knock, so that QEMU asks for the guest's hardware address; say whether the guest sent anything."""
+        with contextlib.suppress(OSError), socket.create_connection((HOST_ADDRESS, self._port), KNOCK_S):
+            time.sleep(KNOCK_S)
+        return self.first_guest_frame_time() is not None
 
     def _require_started(self) -> None:
         if self._power_on_s == 0.0 and self._files is None:
