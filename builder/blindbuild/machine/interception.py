@@ -9,6 +9,7 @@ import ssl
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +18,9 @@ from typing import Self
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from blindbuild.errors import BlindbuildError
 from blindbuild.machine.config import HOST_ADDRESS
 
 READ_BYTES = 1 << 16
@@ -33,7 +35,7 @@ class Listener:
     """Takes connections on a free port of 127.0.0.1, each in a thread; a context manager.
 
     Args:
-        handle: what to do with a connection; it is closed afterwards, and its OSErrors end only itself.
+        handle: what to do with a connection; it is closed afterwards, and what fails in it ends only itself.
     """
 
     def __init__(self, handle: _Handler) -> None:
@@ -76,7 +78,7 @@ class Listener:
             threading.Thread(target=self._serve, args=(stream,), daemon=True).start()
 
     def _serve(self, stream: socket.socket) -> None:
-        with contextlib.suppress(OSError), stream:
+        with contextlib.suppress(OSError, BlindbuildError), stream:
             self._handle(stream)
         with self._lock:
             self._open.discard(stream)
@@ -108,7 +110,7 @@ class TlsInterceptor(Listener):
     def __init__(self, host: str, port: int) -> None:
         super().__init__(self._intercept)
         self._target = (host, port)
-        self._context = server_context()
+        self._identity = make_identity()
         self.seen = b""
 
     def _intercept(self, plain: socket.socket) -> None:
@@ -116,7 +118,7 @@ class TlsInterceptor(Listener):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         with (
-            self._context.wrap_socket(plain, server_side=True) as client,
+            self._identity.context.wrap_socket(plain, server_side=True) as client,
             socket.create_connection(self._target, CONNECT_LIMIT_S) as upstream,
             context.wrap_socket(upstream) as server,
         ):
@@ -161,7 +163,15 @@ def _read(stream: socket.socket) -> bytes | None:
         return None
 
 
-def server_context() -> ssl.SSLContext:
+@dataclass(frozen=True, slots=True)
+class ServerIdentity:
+    """A TLS server's key: the context to serve with, and its DER SubjectPublicKeyInfo."""
+
+    context: ssl.SSLContext
+    spki: bytes
+
+
+def make_identity() -> ServerIdentity:
     """Return a TLS 1.3 server with a fresh P-256 key and a self-signed certificate, as a gate has."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([])
@@ -184,4 +194,6 @@ def server_context() -> ssl.SSLContext:
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         chain.write_bytes(pem + certificate.public_bytes(Encoding.PEM))
         context.load_cert_chain(chain)
-    return context
+    return ServerIdentity(
+        context, key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    )

@@ -20,6 +20,7 @@ from blindbuild.errors import MachineError
 from blindbuild.measure.classification import REGISTER_COUNT
 
 TIMEOUT_S = 30.0  # making an RSA key is the slowest command there is
+MAX_TRIES = 10  # of a command that the TPM could not start, as it says of its first signature
 MAX_RESPONSE_BYTES = 4096  # TPM2_MAX_RESPONSE_SIZE of libtpms; bounds memory
 
 _CONTROL_INIT = 2
@@ -33,8 +34,9 @@ _CC_PCR_READ = 0x0000017E
 _CC_PCR_EXTEND = 0x00000182
 _SU_CLEAR = 0x0000
 _RS_PASSWORD = 0x40000009
+_RC_RETRY = 0x922  # Part 2, 6.6.3
 _HEADER = struct.Struct(">HII")
-_EMPTY_PASSWORD = struct.pack(">IIHBH", 9, _RS_PASSWORD, 0, 0, 0)
+EMPTY_PASSWORD = struct.pack(">IHBH", _RS_PASSWORD, 0, 0, 0)  # TPMS_AUTH_COMMAND
 _SELECT_BYTES = 3
 
 
@@ -70,6 +72,10 @@ class TpmConnection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; the TPM goes on and keeps its registers."""
         self._data.close()
         self._control.close()
 
@@ -107,7 +113,7 @@ class TpmConnection:
         self.execute(
             _CC_PCR_EXTEND,
             handles=struct.pack(">I", register),
-            authorization=_EMPTY_PASSWORD,
+            authorization=password_sessions(1),
             parameters=struct.pack(">I", len(digests)) + listed,
         )
 
@@ -124,14 +130,26 @@ class TpmConnection:
         """
         tag = _ST_SESSIONS if authorization else _ST_NO_SESSIONS
         body = handles + authorization + parameters
-        self._data.sendall(_HEADER.pack(tag, _HEADER.size + len(body), code) + body)
+        command = _HEADER.pack(tag, _HEADER.size + len(body), code) + body
+        result = _RC_RETRY
+        for _ in range(MAX_TRIES):
+            result, answer = self._exchange(command)
+            if result == 0:
+                return answer
+            if result != _RC_RETRY:
+                break
+        raise MachineError(f"TPM command 0x{code:x}: response code 0x{result:x}")
+
+    def _exchange(self, command: bytes) -> tuple[int, bytes]:
+        """Send one command; return the response code and what follows the response header."""
+        try:
+            self._data.sendall(command)
+        except OSError as error:
+            raise MachineError("the software TPM closed its connection") from error
         _, size, result = _HEADER.unpack(self._receive(self._data, _HEADER.size))
         if not _HEADER.size <= size <= MAX_RESPONSE_BYTES:
-            raise MachineError(f"TPM command 0x{code:x}: a response of {size} bytes")
-        answer = self._receive(self._data, size - _HEADER.size)
-        if result != 0:
-            raise MachineError(f"TPM command 0x{code:x}: response code 0x{result:x}")
-        return answer
+            raise MachineError(f"the software TPM sent a response of {size} bytes")
+        return result, self._receive(self._data, size - _HEADER.size)
 
     def _read_some(
         self, algorithm: HashAlgorithm, registers: frozenset[int]
@@ -171,6 +189,12 @@ class TpmConnection:
                 raise MachineError("the software TPM closed its connection")
             data += more
         return data
+
+
+def password_sessions(count: int) -> bytes:
+    """Return an authorization area of empty passwords, one for each handle that needs one."""
+    sessions = EMPTY_PASSWORD * count
+    return struct.pack(">I", len(sessions)) + sessions
 
 
 def _bitmap(registers: frozenset[int]) -> bytes:
