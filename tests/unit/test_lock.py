@@ -215,11 +215,18 @@ def test_a_lock_is_good_for_the_recipe_it_was_made_for(recipe: Recipe) -> None:
     check_lock(recipe, replace(LOCK, recipe_checksum=deep_checksum(recipe)))
 
 
-@pytest.mark.parametrize(("old", "new"), [("64M", "65M"), ("tree:", "boot: {stub: bookworm}\ntree:")])
-def test_a_changed_recipe_makes_its_lock_stale(recipe: Recipe, old: str, new: str) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("64M", "65M", "the recipe"),
+        ("tree:", "boot: {stub: bookworm}\ntree:", "what it needs from Debian and PyPI"),
+    ],
+)
+def test_a_changed_recipe_makes_its_lock_stale(recipe: Recipe, old: str, new: str, what: str) -> None:
     files = tuple(LockedFile(file.source, file.size, file.digest) for file in recipe.local_files)
-    lock = replace(LOCK, recipe_checksum=deep_checksum(recipe), files=files)
-    with pytest.raises(LockError, match="the recipe changed since it was locked") as caught:
+    checksums = {"recipe_checksum": deep_checksum(recipe), "request_checksum": request_checksum(recipe)}
+    lock = replace(LOCK, files=files, **checksums)
+    with pytest.raises(LockError, match=f"{what} changed since it was locked") as caught:
         check_lock(reload(recipe, old, new), lock)
     assert caught.value.hint == f"run `blindbuild lock {recipe.path}`, and look at the difference"
 

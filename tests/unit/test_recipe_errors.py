@@ -162,6 +162,7 @@ MISTAKES = [
         "cannot be rendered: access to attribute",
         None,
     ),
+    ("name: hello", "name: \"{{ 'ab' | random }}\"", "1:7", "No filter named 'random'", None),
     ("name: hello", "name: \"{{ 'a' * 5000 }}\"", "1:7", "at most 4096 characters from the template", None),
     ("name: hello", "extends: gone.yaml", "1:10", "extends: there is no file", None),
     ("name: hello", "extends: recipe.yaml", "1:10", "extends itself, directly or through others", None),

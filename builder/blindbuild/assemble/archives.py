@@ -23,7 +23,7 @@ _DEBIAN_RELEASES = frozenset(
 _INDEX = re.compile(
     r"^'([^' ]+?)/*/dists/([a-z-]+(?:/updates)?)/main/binary-[a-z0-9]+/Packages", re.MULTILINE
 )
-_HINT = "name one with --mirror, such as --mirror https://deb.debian.org/debian"
+_HINT = "name one with --mirror, such as --mirror https://HOST/debian"
 
 
 @dataclass(frozen=True, slots=True)

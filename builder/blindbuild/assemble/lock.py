@@ -168,7 +168,8 @@ def _what_changed(recipe: Recipe, lock: Lock) -> str:
     now = {file.source: file.digest for file in recipe.local_files}
     changed = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
     if not changed:
-        return "the recipe"
+        asked = lock.request_checksum.equals(request_checksum(recipe))
+        return "the recipe" if asked else "what it needs from Debian and PyPI"
     return changed[0] if len(changed) == 1 else f"{changed[0]} (and {len(changed) - 1} more)"
 
 

@@ -40,7 +40,6 @@ Dir::Etc::preferences "{state}/preferences";
 Dir::Etc::preferencesparts "{state}/empty";
 Dir::Etc::trusted "/dev/null";
 Dir::Etc::trustedparts "{state}/empty";
-Dir::Etc::netrc "/etc/apt/auth.conf";
 Dir::Log "{state}/log";
 Dir::Bin::dpkg "/bin/false";
 APT::Architecture "amd64";

@@ -84,6 +84,7 @@ class Recipe:
         firmware_suite: Debian suite of OVMF.
         local_files: all local files, sorted by target.
         sources: every recipe file read, this one first.
+        text: what `render_recipe` gives.
         checksum: SHA-256 over the merged values and all local files; comments and layout do not count.
     """
 

@@ -193,6 +193,7 @@ class _Renderer:
         if self._environment is None:
             self._environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined)
             self._environment.globals.clear()
+            del self._environment.filters["random"]  # the same recipe must give the same image
         try:
             text = self._environment.from_string(scalar.text).render(self._variables)
         except jinja2.UndefinedError as error:

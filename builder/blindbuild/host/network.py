@@ -208,7 +208,12 @@ def _pour(
         if received > size:
             stream.truncate(0)
             raise FetchError(f"{url}: expected {size} bytes, the server sends more", hint=_HINT)
-        stream.write(chunk)
+        try:
+            stream.write(chunk)
+        except OSError as error:  # of this machine's disk: no other attempt cures it
+            raise FetchError(
+                f"{url}: cannot write: {_reason(error)}", hint="make room on the disk"
+            ) from error
         on_bytes(received)
     if received < size:
         raise _TemporaryError(f"the transfer ended after {received} of {size} bytes")

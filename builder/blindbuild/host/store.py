@@ -118,9 +118,7 @@ class Store:
                         hasher.update(chunk)
                         stream.write(chunk)
             except OSError as error:
-                raise StoreError(
-                    f"{source}: cannot read: {(error.strerror or str(error)).lower()}"
-                ) from error
+                raise StoreError(f"{source}: cannot copy: {_reason(error)}") from error
             if hasher.digest() != expected.value:
                 raise StoreError(f"{source}: expected {expected}, got sha256:{hasher.hexdigest()}")
             _settle(stream, aside, place)
@@ -182,7 +180,8 @@ class Store:
             try:
                 yield aside / "result"
                 if not place.is_dir():
-                    _finish_stage(aside, place)
+                    with self._writing():
+                        _finish_stage(aside, place)
             finally:
                 remove_tree(aside)
 
@@ -213,14 +212,19 @@ class Store:
 
     def _directory(self, name: str) -> Path:
         path = self.root / name
-        try:
+        with self._writing():
             path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise StoreError(
-                f"{path}: cannot make: {(error.strerror or str(error)).lower()}",
-                hint="set BLINDBUILD_STORE to a directory you can write to",
+                f"{self.root}: cannot write: {_reason(error)}",
+                hint="make room, or set BLINDBUILD_STORE to a directory you can write to",
             ) from error
-        return path
 
     def _open_blob(self, path: Path, digest: Digest) -> BufferedReader:
         try:
@@ -230,7 +234,9 @@ class Store:
                 f"blob {digest} is not in the store", hint="run `blindbuild fetch` for the recipe"
             ) from None
         except OSError as error:
-            raise StoreError(f"{path}: cannot read: {(error.strerror or str(error)).lower()}") from error
+            if path.is_symlink():  # the store makes none
+                raise self._damaged_blob(path, digest) from error
+            raise StoreError(f"{path}: cannot read: {_reason(error)}") from error
 
     def _damaged_blob(self, path: Path, digest: Digest) -> StoreError:
         path.unlink(missing_ok=True)
@@ -244,7 +250,7 @@ class Store:
             listing = (place / "listing").read_bytes()
             difference = name_difference(listing, list_tree(place / "result")) if verify else None
         except OSError as error:
-            difference = (error.strerror or str(error)).lower()
+            difference = _reason(error)
         if difference is not None:
             with self._locked(f"{stage}-{place.name}"):
                 aside = self._directory("aside") / f"{stage}-{place.name}"
@@ -260,10 +266,11 @@ class Store:
     def _blob_aside(self) -> Iterator[tuple[BinaryIO, Path]]:
         directory = self._directory("aside")
         self._sweep()
-        descriptor, name = tempfile.mkstemp(prefix="blob-", dir=directory)
+        with self._writing():
+            descriptor, name = tempfile.mkstemp(prefix="blob-", dir=directory)
         aside = Path(name)
         try:
-            with os.fdopen(descriptor, "wb") as stream:
+            with self._writing(), os.fdopen(descriptor, "wb") as stream:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)  # tells another process's sweep that this one lives
                 if not aside.exists():  # that sweep came between the file's making and its lock
                     raise StoreError(f"{aside}: removed by another process", hint="run the command again")
@@ -296,6 +303,10 @@ class Store:
                     remove_tree(path) if path.is_dir() else path.unlink()
                 finally:
                     os.close(descriptor)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 def _settle(stream: BinaryIO, aside: Path, place: Path) -> None:
