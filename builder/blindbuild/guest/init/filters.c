@@ -11,7 +11,7 @@
 #define LAST_KNOWN_CALL 462U  /* mseal, Linux 6.12: later calls do not exist for anything in the image */
 #define NAMESPACES (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET)
 #define TEMPORARY 020000000  /* O_TMPFILE without the O_DIRECTORY in it */
-#define WRITES (O_ACCMODE | O_CREAT | O_TRUNC | TEMPORARY)
+#define WRITES (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC | TEMPORARY)  /* musl has O_PATH in O_ACCMODE */
 #ifndef PR_SET_VMA
 #define PR_SET_VMA 0x53564d41
 #endif
