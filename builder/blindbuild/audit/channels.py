@@ -96,12 +96,16 @@ def write_ledger(name: str, version: str, inputs: LedgerInputs) -> bytes:
 
 
 def _row(rule: ChannelRule, checks: Sequence[Check]) -> dict[str, JsonValue]:
-    broken = any(check.findings for check in checks)
+    state = rule.state
+    if any(check.findings for check in checks):
+        state = State.OPEN
+    elif not checks and state is State.CLOSED:
+        state = State.STATED
     return {
         "number": rule.number,
         "id": rule.identifier,
         "claim": rule.claim,
-        "state": State.OPEN.value if broken else rule.state.value,
+        "state": state.value,
         "controls": list(rule.controls),
         "checks": [
             {
@@ -191,5 +195,6 @@ def _check_sections(inputs: LedgerInputs) -> Check:
 _SPECIAL = {
     "serial-console": _check_command_line,
     "admin-entry": _check_files,
+    "log-daemons": _check_files,
     "command-line": _check_sections,
 }

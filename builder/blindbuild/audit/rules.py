@@ -1,7 +1,7 @@
 """The channels the first ledger covers, and what closes each one.
 
-Numbers are the rows of the channel study; a row that no image can close says so in words. Rules about the
-kernel's configuration are not repeated here: the kernel policy names the channel each of its lines belongs to.
+Numbers are the rows of the channel study; a row that no image can close says so in words. Rules about
+the kernel's configuration are not repeated here: the kernel policy names each line's channels.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from enum import Enum
 
 
 class State(Enum):
-    """What the ledger says of a channel."""
+    """What the ledger says of a channel; `stated` is claimed, with no static check to show it."""
 
     CLOSED = "closed"
+    STATED = "stated"
     NARROWED = "narrowed"
     OPEN = "open"
 

@@ -47,7 +47,7 @@ def configure_machine(image: Path, *, store: Store, options: BootOptions) -> Mac
     statement = parse_statement(read_bytes(image / STATEMENT, error=UsageError))
     code, variables = find_firmware(store, statement.platforms[0].firmware)
     return MachineConfig(
-        disk=image / f"{statement.name}.raw",
+        disk=(image / f"{statement.name}.raw").absolute(),
         firmware_code=code,
         firmware_vars=variables,
         memory_mib=options.memory_mib,

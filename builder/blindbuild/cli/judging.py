@@ -14,6 +14,7 @@ from blindbuild.errors import UsageError
 from blindbuild.host.files import read_bytes
 from blindbuild.manifest import parse_trust
 from blindbuild.verify import Appraisal, Policy
+from blindbuild.verify.registers import RegisterResult
 
 
 def expect(options: JudgingOptions) -> Expectation:
@@ -49,9 +50,10 @@ def show_appraisal(appraisal: Appraisal, *, bank: str, as_json: bool, to_stderr:
         RegisterRow(
             register=result.register,
             rule=result.rule,
-            expected=" | ".join(value.hex for value in result.expected) or result.why,
+            expected=_closest(result),
             measured=result.actual.hex,
             outcome="skipped" if result.rule == "unconstrained" else ("ok" if result.matches else "failed"),
+            why=result.why,
         )
         for result in appraisal.registers
     ]
@@ -59,3 +61,9 @@ def show_appraisal(appraisal: Appraisal, *, bank: str, as_json: bool, to_stderr:
         print_registers(rows, bank=bank, console=console)
     for warning in appraisal.warnings:
         print_warning(warning)
+
+
+def _closest(result: RegisterResult) -> str:
+    """Return the expected value to show: the one that was met, or the first."""
+    values = [value for value in result.expected if value == result.actual] or list(result.expected)
+    return values[0].hex if values else ""

@@ -12,7 +12,6 @@ from typing import Self
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 OK, FAILED, SKIPPED = "[green]✓[/]", "[red]✗[/]", "[yellow]–[/]"
 _MARKS = {"ok": OK, "failed": FAILED, "skipped": SKIPPED}
@@ -86,13 +85,14 @@ class TerminalReporter:
 
 @dataclass(frozen=True, slots=True)
 class RegisterRow:
-    """One line of the table "expected = measured"."""
+    """One line of the table "expected = measured"; `why` is what the statement adds for people."""
 
     register: int
     rule: str
     expected: str
     measured: str
     outcome: str  # "ok", "failed" or "skipped"
+    why: str = ""
 
 
 def print_steps(steps: Iterable[tuple[str, str, str, str]], *, console: Console) -> None:
@@ -103,26 +103,19 @@ def print_steps(steps: Iterable[tuple[str, str, str, str]], *, console: Console)
 
 
 def print_registers(rows: Sequence[RegisterRow], *, bank: str, console: Console) -> None:
-    """Print the table "expected = measured" of one bank."""
-    table = Table(title=f"registers, bank {bank}", title_justify="left", header_style="bold", box=None)
-    for heading in ("", "PCR", "rule", "expected", "", "measured"):
-        table.add_column(heading, no_wrap=True)
+    """Print the table "expected = measured" of one bank, in fixed columns that no terminal cuts."""
+    console.print(f"\n  [bold]{'PCR':>5}  {'rule':<13} {'expected':<17}   measured[/]  (bank {bank})")
     for row in rows:
         sign = {"ok": "=", "failed": "[red]≠[/]", "skipped": " "}[row.outcome]
-        table.add_row(
-            _MARKS[row.outcome],
-            str(row.register),
-            row.rule,
-            escape(_shorten(row.expected)),
-            sign,
-            _shorten(row.measured),
-        )
-    console.print(table)
+        expected = "" if row.outcome == "skipped" else _shorten(row.expected)
+        tail = f"  [dim]{escape(row.why)}[/]" if row.why else ""
+        line = f"{row.register:>3}  {row.rule:<13} {expected:<17} {sign} {_shorten(row.measured)}{tail}"
+        console.print(f"  {_MARKS[row.outcome]} {line}")
+    console.print()
 
 
 def _shorten(value: str) -> str:
-    is_hex = len(value) > _SHOWN_HEX and not set(value) - set("0123456789abcdef")
-    return f"{value[:_SHOWN_HEX]}…" if is_hex else value
+    return f"{value[:_SHOWN_HEX]}…" if len(value) > _SHOWN_HEX else value
 
 
 def print_warning(text: str) -> None:
