@@ -59,8 +59,8 @@ def test_a_command_line_added_by_the_host_is_shown() -> None:
     assert set(found) == {9, 12}
     assert found[9].position == 0
     assert found[9].expected == "command line"
-    assert found[9].cause == "another kernel command line: PCR 12 shows EV_IPL 'evil=1'"
-    assert found[12].cause == "the host added to what the image boots with: EV_IPL 'evil=1'"
+    assert found[9].cause == "another kernel command line: PCR 12 shows command line 'evil=1'"
+    assert found[12].cause == "the host added to what the image boots with: command line 'evil=1'"
 
 
 def test_another_command_line_without_a_trace_is_still_named() -> None:
@@ -137,6 +137,7 @@ def test_another_secure_boot_variable_is_named() -> None:
     on = Event(7, "EV_EFI_VARIABLE_DRIVER_CONFIG", variable(guid, "SecureBoot", b"\1"), "x")
     found = differences(replaced("variable SecureBoot: empty", on))
     assert found[7].cause == "another Secure Boot configuration: variable SecureBoot differs"
+    assert found[7].got == "EV_EFI_VARIABLE_DRIVER_CONFIG 'SecureBoot'"
 
 
 @pytest.mark.parametrize(

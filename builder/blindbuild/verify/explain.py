@@ -21,6 +21,13 @@ _RETURNING = b"Returning from EFI Application from Boot Option"
 _LOAD_OPTIONS = b"LOADED_IMAGE::LoadOptions"
 _CPIO_MAGIC = b"070701"
 COMMAND_LINE_REGISTER = 12
+_VARIABLES = frozenset(
+    {
+        EventType.EV_EFI_VARIABLE_DRIVER_CONFIG,
+        EventType.EV_EFI_VARIABLE_BOOT,
+        EventType.EV_EFI_VARIABLE_AUTHORITY,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +168,7 @@ def _section_cause(
 def _added_cause(register: int, events: Sequence[LogEvent]) -> str:
     if register == COMMAND_LINE_REGISTER:
         return "the host added to what the image boots with: " + ", ".join(
-            describe_event(event) for event in events
+            _boot_text(event) for event in events
         )
     if register == 13:
         return "the host added a system extension"
@@ -183,12 +190,27 @@ def _recorded_cause(register: int) -> str:
 
 
 def _added_texts(log: ReplayedLog) -> list[str]:
-    return [describe_event(event) for event in log.events_of(COMMAND_LINE_REGISTER)]
+    return [_boot_text(event) for event in log.events_of(COMMAND_LINE_REGISTER)]
+
+
+def _boot_text(event: LogEvent) -> str:
+    # systemd-stub: EV_IPL with readable text is a command line, or a part of one
+    text = _as_utf16(event.data) if event.event_type == EventType.EV_IPL else ""
+    return f"command line '{shown(text)}'" if text else describe_event(event)
 
 
 def describe_event(event: LogEvent) -> str:
     """Return what the log says about an event, made safe to print; the digest does not cover all of it."""
-    return f"{event_type_name(event.event_type)} {_described(event.data)}".strip()
+    return f"{event_type_name(event.event_type)} {_variable(event) or _described(event.data)}".strip()
+
+
+def _variable(event: LogEvent) -> str:
+    if event.event_type not in _VARIABLES:
+        return ""
+    try:
+        return f"'{shown(parse_variable_data(event.data).name)}'"
+    except EventLogError:
+        return ""
 
 
 def _described(data: bytes) -> str:
