@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
+import socket
 import struct
 import subprocess
 import tempfile
@@ -67,9 +69,33 @@ def plain_harness(*, probe: bool = False) -> Path:
 
 
 @functools.cache
+def checked_program(*sources: Path) -> Path:
+    """Return a program of these C files with the sanitizers."""
+    return _compile("gcc", SANITIZERS, sources, f"checked-{sources[0].stem}")
+
+
+@functools.cache
 def static_program(*sources: Path) -> Path:
     """Return a static program of these C files, as a workload is."""
     return _compile("gcc", ("-Os", "-static"), sources, sources[0].stem)
+
+
+SANITIZER_STATUS = 77
+
+
+def spawn(argv: list[str], request: socket.socket) -> int:
+    """Start a program with this socket as descriptor 3 and /dev/null as 0 to 2; return its process id."""
+    with Path(os.devnull).open("r+b") as null:
+        actions = [(os.POSIX_SPAWN_DUP2, request.fileno(), 3)]
+        actions += [(os.POSIX_SPAWN_DUP2, null.fileno(), number) for number in (0, 1, 2)]
+        options = f"exitcode={SANITIZER_STATUS}"
+        environment = {"ASAN_OPTIONS": options, "UBSAN_OPTIONS": options}
+        return os.posix_spawn(argv[0], argv, environment, file_actions=actions)
+
+
+def status_of(process: int) -> int:
+    """Wait for a process of `spawn`; its exit status, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 @dataclass(frozen=True, slots=True)

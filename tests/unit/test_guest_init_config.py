@@ -6,7 +6,7 @@ import ipaddress
 import re
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from blindbuild.assemble.rootfs import InitConf, StaticNetwork
@@ -126,11 +126,13 @@ def test_every_flipped_bit_gives_what_the_description_says() -> None:
             assert accepts(bytes(data)) == should_accept(bytes(data)), bytes(data)
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=200))
 def test_bytes_at_random_are_refused(data: bytes) -> None:
     assert not accepts(data)
 
 
+@settings(deadline=None)
 @given(
     address=st.integers(1, 0xDFFFFFFF),
     prefix=st.integers(0, 40),
@@ -151,6 +153,7 @@ def test_numbers_are_taken_exactly_within_their_ranges(
     assert accepts(text) == should_accept(text)
 
 
+@settings(deadline=None)
 @given(
     arguments=st.lists(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1), max_size=15)
 )

@@ -6,7 +6,7 @@ import ipaddress
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fakes.guest_init import harness
@@ -124,11 +124,13 @@ def test_every_truncation_is_refused() -> None:
     assert all(parse(good[:size]) == b"" for size in range(len(good)))
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=80))
 def test_options_at_random_never_reach_outside_the_message(data: bytes) -> None:
     assert len(parse(message(data))) in (0, 16)
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=600))
 def test_bytes_at_random_are_refused(data: bytes) -> None:
     assert parse(data) == b""

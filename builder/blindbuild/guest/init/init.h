@@ -57,12 +57,12 @@ struct lease { uint32_t address, mask, router; };
 bool lease_is_sane(const struct lease *lease);
 
 enum { CONFIG_CAPACITY = 4096, ARGUMENTS = 16, SLOTS = 16 };
+/* `arguments` point into `text` and end with NULL. */
 struct config {
-    bool dhcp;
     struct lease lease;
     uint64_t port, memory, seconds, concurrency;
-    char *arguments[ARGUMENTS + 1];  /* into `text`, ended by NULL */
-    char text[CONFIG_CAPACITY];
+    bool dhcp;
+    char *arguments[ARGUMENTS + 1], text[CONFIG_CAPACITY];
 };
 bool parse_config(struct config *config, const char *text, size_t size);
 

@@ -77,21 +77,6 @@ static void tell(int gate, int end)
     close(end);
 }
 
-static void answer_request(const struct config *config, const char *root, int gate)
-{
-    char request = 0;
-    unsigned slot = 0;
-    MUST(recv(gate, &request, 1, 0) == 1 && request == 'R');
-#ifdef BLINDBUILD_PROBE
-    int report = first_report("launcher");
-    if (report >= 0)
-        return tell(gate, report);
-#endif
-    while (slot < config->concurrency && slots[slot].process)
-        slot++;
-    tell(gate, start(config, root, slot));
-}
-
 /* Kill as the slot's user: it may signal its own processes, and nothing else runs under that uid. */
 static void kill_slot(unsigned slot)
 {
@@ -112,6 +97,31 @@ static void end_requests(void)
     for (unsigned slot = 0; slot < SLOTS; slot++)
         if (slots[slot].process && now_ms() >= slots[slot].deadline_ms)
             kill_slot(slot);
+}
+
+static unsigned find_slot(const struct config *config)
+{
+    unsigned slot = 0;
+    while (slot < config->concurrency && slots[slot].process)
+        slot++;
+    return slot;
+}
+
+static void answer_request(const struct config *config, const char *root, int gate, const sigset_t *none)
+{
+    char request = 0;
+    MUST(recv(gate, &request, 1, 0) == 1 && request == 'R');
+#ifdef BLINDBUILD_PROBE
+    int report = first_report("launcher");
+    if (report >= 0)
+        return tell(gate, report);
+#endif
+    if (find_slot(config) == config->concurrency) {
+        /* A process that has just answered closes its socket a moment before it is gone. */
+        ppoll(NULL, 0, &(struct timespec){.tv_nsec = 100000000}, none);
+        end_requests();
+    }
+    tell(gate, start(config, root, find_slot(config)));
 }
 
 static void wake(int signal) { (void)signal; }
@@ -136,6 +146,6 @@ _Noreturn void run_launcher(const struct config *config, const char *root, int g
         MUST(ready >= 0 || errno == EINTR);
         end_requests();
         if (ready > 0)
-            answer_request(config, root, gate);
+            answer_request(config, root, gate, &none);
     }
 }

@@ -51,8 +51,8 @@ static int copy_event_log(void)
     MUST(!mount("securityfs", "/aside", "securityfs", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL));
     MUST(read_file("/aside/tpm0/binary_bios_measurements", buffer, LOG_CAPACITY, &size) && size > 0);
     MUST(!umount2("/aside", MNT_DETACH) && log >= 0 && write(log, buffer, size) == (ssize_t)size);
-    MUST(!lseek(log, 0, SEEK_SET));
-    MUST(!fcntl(log, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE));
+    MUST(!lseek(log, 0, SEEK_SET)
+         && !fcntl(log, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE));
     return log;
 }
 
@@ -87,13 +87,6 @@ static _Noreturn void run_gate(const int descriptors[4])
     _exit(127);
 }
 
-static _Noreturn void run_launcher_alone(int gate)
-{
-    install_filter(&CHILD_FILTER);
-    MUST(dup2(gate, 3) == 3 && !syscall(__NR_close_range, 4, ~0U, 0));
-    run_launcher(&config, "/workload", 3);
-}
-
 static _Noreturn void watch(pid_t gate, pid_t launcher)
 {
     MUST(!syscall(__NR_close_range, 0, ~0U, 0));
@@ -125,8 +118,11 @@ int main(void)
     if (gate == 0)
         run_gate((int[4]){listener, tpm, log, pair[0]});
     pid_t launcher = gate > 0 ? fork() : -1;
-    if (launcher == 0)
-        run_launcher_alone(pair[1]);
+    if (launcher == 0) {
+        install_filter(&CHILD_FILTER);
+        MUST(dup2(pair[1], 3) == 3 && !syscall(__NR_close_range, 4, ~0U, 0));
+        run_launcher(&config, "/workload", 3);
+    }
     MUST(gate > 0 && launcher > 0);
     watch(gate, launcher);
 }

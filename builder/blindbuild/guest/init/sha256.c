@@ -58,14 +58,11 @@ void sha256_add(struct sha256 *hash, const void *data, size_t size)
 
 void sha256_finish(struct sha256 *hash, uint8_t digest[32])
 {
-    uint64_t bits = hash->length * 8;
-    uint8_t length[8];
-    for (int i = 0; i < 8; i++)
-        length[i] = (uint8_t)(bits >> (56 - 8 * i));
+    uint64_t bits = __builtin_bswap64(hash->length * 8);
     sha256_add(hash, "\x80", 1);
     while (hash->length % 64 != 56)
         sha256_add(hash, "", 1);
-    sha256_add(hash, length, 8);
+    sha256_add(hash, &bits, 8);
     for (int i = 0; i < 32; i++)
         digest[i] = (uint8_t)(hash->state[i / 4] >> (24 - 8 * (i % 4)));
 }

@@ -168,7 +168,7 @@ static const char *outcome(long result)
     static const struct { int number; const char *name; } names[] = {
         {EPERM, "EPERM"}, {ENOENT, "ENOENT"}, {EACCES, "EACCES"}, {ENOSYS, "ENOSYS"}, {EINVAL, "EINVAL"},
         {EROFS, "EROFS"}, {EFAULT, "EFAULT"}, {EBADF, "EBADF"}, {ENOTSOCK, "ENOTSOCK"}, {EISCONN, "EISCONN"},
-        {EAGAIN, "EAGAIN"}, {ESRCH, "ESRCH"}, {EOPNOTSUPP, "EOPNOTSUPP"}, {EAFNOSUPPORT, "EAFNOSUPPORT"},
+        {EAGAIN, "EAGAIN"}, {ESRCH, "ESRCH"}, {ENOTDIR, "ENOTDIR"}, {EOPNOTSUPP, "EOPNOTSUPP"}, {EAFNOSUPPORT, "EAFNOSUPPORT"},
     };
     static char other[16];
     if (result >= 0)
