@@ -31,6 +31,7 @@ from blindbuild.host.store import Store
 from blindbuild.manifest import BuildInput, Statement, Subject, statement_bytes
 from blindbuild.measure.reference import reference_values
 
+KERNEL_FEATURES = {"virtio-net", "tpm-crb"}
 BANKS = (HashAlgorithm.SHA256, HashAlgorithm.SHA384, HashAlgorithm.SHA512)
 PACKAGE_DIRECTORY = Path(__file__).resolve().parent
 SOURCE_SUFFIXES = (".py", ".c", ".h", ".go", ".mod", ".config", ".txt")
@@ -141,6 +142,12 @@ class _Build:
         self._reporter.finish(f"{len(outputs[self._recipe.name + '.efi']):,} bytes of boot image")
 
     def _kernel(self, toolchain: Path, key: Digest) -> BuiltKernel:
+        if set(self._recipe.kernel.features) != KERNEL_FEATURES:
+            raise BuildError(
+                f"kernel.features: expected {' and '.join(sorted(KERNEL_FEATURES))}, "
+                f"got {' '.join(sorted(self._recipe.kernel.features)) or 'nothing'}",
+                hint="the only kernel so far has both; leave the key out",
+            )
         self._reporter.begin("compile the kernel")
         kernel = build_kernel(
             self._store,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import click
 
@@ -44,10 +43,11 @@ def command(url: str, data: str, verbose: bool, options: JudgingOptions) -> None
 
 def split_url(url: str) -> tuple[str, str]:
     """Return the server's address and the path on it."""
-    parts = urlsplit(url)
-    if parts.scheme != "https" or not parts.netloc or parts.query or parts.fragment:
+    scheme, separator, rest = url.partition("://")
+    server, _, path = rest.partition("/")
+    if scheme != "https" or not separator or not server or "?" in url or "#" in url:
         raise UsageError(f"expected an address like https://host:port/v1/name, got {url}")
-    return f"https://{parts.netloc}", parts.path or "/"
+    return f"https://{server}", f"/{path}"
 
 
 def read_body(data: str) -> bytes:

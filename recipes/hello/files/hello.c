@@ -64,8 +64,9 @@ static bool quote(const uint8_t *text, const uint8_t *end, bool json, char *out)
 
 static const char *greet(const uint8_t *body, size_t size, char *answer)
 {
-    static const char before[] = "{\"name\":\"", after[] = "\"}";
-    const size_t head = sizeof before - 1, tail = sizeof after - 1;
+    static const char plain[] = "{\"name\":\"", spaced[] = "{\"name\": \"", after[] = "\"}";
+    const char *before = size > 8 && body[8] == ' ' ? spaced : plain;
+    const size_t head = strlen(before), tail = sizeof after - 1;
     char name[6 * NAME_LIMIT + 1];
     bool json = size > 0 && *body == '{';
     const uint8_t *start = json ? body + head : body, *end = json ? body + size - tail : body + size;
