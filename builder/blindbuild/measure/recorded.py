@@ -62,7 +62,7 @@ RECORDED = (
         code="624e06de18b4fa535e90db7160d00d3d07d206422b89999bf1e27d920264e4e0",
         package="Debian ovmf 2025.02-8+deb13u1, OVMF_CODE_4M.fd",
         platform="qemu-q35-ovmf-2025.02",
-        machine="q35 with 1 to 4 processors",
+        machine="q35 with one or two processors",
         values=(
             RecordedValue(
                 memory_mib=(128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 8192),
