@@ -69,6 +69,13 @@ def plain_harness(*, probe: bool = False) -> Path:
 
 
 @functools.cache
+def musl_harness() -> Path:
+    """Return the harness with the C library of the product, whose constants are not always glibc's."""
+    headers = ("-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu")
+    return _compile("musl-gcc", ("-Os", "-static", *headers), (HARNESS, *init_sources()), "musl")
+
+
+@functools.cache
 def checked_program(*sources: Path) -> Path:
     """Return a program of these C files with the sanitizers."""
     return _compile("gcc", SANITIZERS, sources, f"checked-{sources[0].stem}")
@@ -124,8 +131,8 @@ class Harness:
 
 
 @functools.cache
-def harness(mode: str) -> Harness:
+def harness(mode: str, *, musl: bool = False) -> Harness:
     """Return the harness in this mode, started once a test process."""
     pipe = subprocess.PIPE
-    argv = [str(checked_harness()), mode]
+    argv = [str(musl_harness() if musl else checked_harness()), mode]
     return Harness(subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe))

@@ -98,6 +98,12 @@ def test_every_number_gets_the_answer_that_is_written_down(name: str) -> None:
     assert {name_of(n): a for n, a in actual.items() if a != expected[n]} == {}
 
 
+@pytest.mark.parametrize("name", ["sockets", "child", "init", "launcher", "workload"])
+def test_the_c_library_of_the_product_gives_the_same_filters(name: str) -> None:
+    same = harness("filter", musl=True).ask(name.encode())[8:]
+    assert parse_program(same) == program(name)
+
+
 @pytest.mark.parametrize("name", FILTERS)
 def test_the_golden_list_names_real_calls_and_gives_reasons(name: str) -> None:
     golden, _ = GOLDEN[name]

@@ -22,7 +22,8 @@ static char *parse_settings(struct config *config, char *text)
     config->dhcp = !strncmp(text, again, size);
     if (!config->dhcp) {
         sscanf(text, "blindbuild-init 1\n" NETWORK, a, a + 1, a + 2, a + 3, &prefix, r, r + 1, r + 2, r + 3);
-        size = (size_t)sprintf(again, "blindbuild-init 1\n" NETWORK, a[0], a[1], a[2], a[3], prefix, r[0], r[1], r[2], r[3]);
+        size = (size_t)sprintf(again, "blindbuild-init 1\n" NETWORK, a[0], a[1], a[2], a[3], prefix,
+                               r[0], r[1], r[2], r[3]);
         memcpy(&config->lease.address, a, 4);
         memcpy(&config->lease.router, r, 4);
         config->lease.mask = prefix && prefix <= 32 ? htonl(UINT32_MAX << (32 - prefix)) : 0;
@@ -31,8 +32,8 @@ static char *parse_settings(struct config *config, char *text)
         return NULL;
     sscanf(text + size, SETTINGS, &config->port, &config->memory, &config->seconds, &config->concurrency);
     sprintf(again, SETTINGS, config->port, config->memory, config->seconds, config->concurrency);
-    bool good = config->port >= 1 && config->port <= 65535 && config->memory >= 1 << 20 && config->memory <= 1UL << 46
-             && config->seconds >= 1 && config->seconds <= 86400 && config->concurrency >= 1 && config->concurrency <= SLOTS;
+    bool good = config->port - 1 < 65535 && config->memory >= 1 << 20 && config->memory <= 1UL << 46
+             && config->seconds - 1 < 86400 && config->concurrency - 1 < SLOTS;  /* unsigned: 0 is large */
     return good && !strncmp(text + size, again, strlen(again)) ? text + size + strlen(again) : NULL;
 }
 

@@ -9,7 +9,8 @@
 #define KILL SECCOMP_RET_KILL_PROCESS
 #define X32_BIT 0x40000000U
 #define LAST_KNOWN_CALL 462U  /* mseal, Linux 6.12: later calls do not exist for anything in the image */
-#define NAMESPACES (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET)
+#define NAMESPACES (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID \
+                    | CLONE_NEWNET)
 #define TEMPORARY 020000000  /* O_TMPFILE without the O_DIRECTORY in it */
 #define WRITES (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC | TEMPORARY)  /* musl has O_PATH in O_ACCMODE */
 #ifndef PR_SET_VMA
@@ -35,7 +36,8 @@ static const struct rule SOCKET_RULES[] = {
     NO(ptrace), NO(perf_event_open), NO(process_vm_readv), NO(process_vm_writev), NO(process_madvise),
     NO(pidfd_getfd), NO(kcmp), NO(userfaultfd), NO(bpf), NO(io_uring_setup), NO(io_uring_enter),
     NO(io_uring_register), NO(mount), NO(umount2), NO(pivot_root), NO(move_mount), NO(open_tree), NO(fsopen),
-    NO(fsconfig), NO(fsmount), NO(fspick), NO(mount_setattr), NO(unshare), NO(setns), NO_IF(clone, {HAS_ANY, 0, NAMESPACES}),
+    NO(fsconfig), NO(fsmount), NO(fspick), NO(mount_setattr), NO(unshare), NO(setns),
+    NO_IF(clone, {HAS_ANY, 0, NAMESPACES}),
     {.number = __NR_clone3, .action = ABSENT},  /* its flags are in memory; libraries then use clone */
     NO(kexec_load), NO(kexec_file_load), NO(init_module), NO(finit_module), NO(delete_module), NO(keyctl),
     NO(add_key), NO(request_key), NO(swapon), NO(swapoff), NO(acct), NO(quotactl), NO(quotactl_fd), NO(syslog),

@@ -11,6 +11,7 @@
 
 enum { LAUNCHER = 200, FIRST_SLOT = 300, THREADS = 64, DESCRIPTORS = 256 };
 static struct { pid_t process; int64_t deadline_ms; } slots[SLOTS];  /* process 0: the slot is free */
+static sigset_t none;
 
 static int64_t now_ms(void)
 {
@@ -22,8 +23,8 @@ static int64_t now_ms(void)
 static void place_command(const char *path)
 {
     uint64_t page = COMMAND_PAGE;
-    MUST(strlen(path) < 2048);
-    MUST(mmap((void *)page, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == (void *)page);
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+    MUST(strlen(path) < 2048 && mmap((void *)page, 4096, PROT_READ | PROT_WRITE, flags, -1, 0) == (void *)page);
     char *command = (char *)COMMAND_ADDRESS;
     __asm__("" : "+r"(command));  /* the compiler must not reason about the address */
     strcpy(command, path);
@@ -41,6 +42,7 @@ static _Noreturn void start_workload(const struct config *config, const char *ro
     become(FIRST_SLOT + slot);
     keep_capabilities(0);
     confine_files("/");
+    MUST(!sigprocmask(SIG_SETMASK, &none, NULL));
     install_filter(&WORKLOAD_FILTER);
     syscall(__NR_execve, COMMAND_ADDRESS, config->arguments, environment);
     _exit(127);
@@ -107,7 +109,7 @@ static unsigned find_slot(const struct config *config)
     return slot;
 }
 
-static void answer_request(const struct config *config, const char *root, int gate, const sigset_t *none)
+static void answer_request(const struct config *config, const char *root, int gate)
 {
     char request = 0;
     MUST(recv(gate, &request, 1, 0) == 1 && request == 'R');
@@ -118,7 +120,7 @@ static void answer_request(const struct config *config, const char *root, int ga
 #endif
     if (find_slot(config) == config->concurrency) {
         /* A process that has just answered closes its socket a moment before it is gone. */
-        ppoll(NULL, 0, &(struct timespec){.tv_nsec = 100000000}, none);
+        ppoll(NULL, 0, &(struct timespec){.tv_nsec = 100000000}, &none);
         end_requests();
     }
     tell(gate, start(config, root, find_slot(config)));
@@ -128,11 +130,9 @@ static void wake(int signal) { (void)signal; }
 
 _Noreturn void run_launcher(const struct config *config, const char *root, int gate)
 {
-    sigset_t none, child;
-    sigemptyset(&none);
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
-    MUST(!sigprocmask(SIG_BLOCK, &child, NULL) && !sigaction(SIGCHLD, &(struct sigaction){.sa_handler = wake}, NULL));
+    sigset_t child = none;
+    struct sigaction on_child = {.sa_handler = wake};
+    MUST(!sigaddset(&child, SIGCHLD) && !sigprocmask(SIG_BLOCK, &child, NULL) && !sigaction(SIGCHLD, &on_child, NULL));
     place_command(config->arguments[0]);
     MUST(!prctl(PR_SET_KEEPCAPS, 1));
     become(LAUNCHER);
@@ -142,10 +142,11 @@ _Noreturn void run_launcher(const struct config *config, const char *root, int g
     install_filter(&LAUNCHER_FILTER);
     for (;;) {
         /* A second is short enough for deadlines in seconds; the end of a child interrupts. */
-        int ready = ppoll(&(struct pollfd){.fd = gate, .events = POLLIN}, 1, &(struct timespec){.tv_sec = 1}, &none);
+        struct pollfd requests = {.fd = gate, .events = POLLIN};
+        int ready = ppoll(&requests, 1, &(struct timespec){.tv_sec = 1}, &none);
         MUST(ready >= 0 || errno == EINTR);
         end_requests();
         if (ready > 0)
-            answer_request(config, root, gate, &none);
+            answer_request(config, root, gate);
     }
 }

@@ -32,7 +32,8 @@ static void check_tree(void)
 static void read_config(void)
 {
     size_t size;
-    MUST(read_file("/etc/blindbuild/init.conf", buffer, CONFIG_CAPACITY, &size) && parse_config(&config, buffer, size));
+    MUST(read_file("/etc/blindbuild/init.conf", buffer, CONFIG_CAPACITY, &size)
+         && parse_config(&config, buffer, size));
 }
 
 static int open_tpm(void)
@@ -102,7 +103,8 @@ int main(void)
 {
     int pair[2];
     silence();
-    MUST(getpid() == 1 && !reboot(RB_DISABLE_CAD) && !prctl(PR_SET_DUMPABLE, 0) && !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    MUST(getpid() == 1 && !reboot(RB_DISABLE_CAD) && !prctl(PR_SET_DUMPABLE, 0)
+         && !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
     limit(RLIMIT_CORE, 0);
     check_tree();
     read_config();

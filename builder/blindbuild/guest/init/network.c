@@ -4,7 +4,8 @@
  * nothing else has a route, not even a reset or an ICMP error. */
 #include "init.h"
 
-enum { TABLE = 100, RULE_PRIORITY = 100, MAIN_PRIORITY = 32766, DEFAULT_PRIORITY = 32767, NEW = NLM_F_CREATE | NLM_F_EXCL };
+enum { TABLE = 100, RULE_PRIORITY = 100, MAIN_PRIORITY = 32766, DEFAULT_PRIORITY = 32767 };
+enum { NEW = NLM_F_CREATE | NLM_F_EXCL };
 struct attribute {  /* struct rtattr with a value of up to four bytes; `size` counts the header's four */
     uint16_t size, type;
     uint32_t value;
