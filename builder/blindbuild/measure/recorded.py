@@ -54,9 +54,9 @@ class RecordedFirmware:
 
 
 # Each value was read with TPM2_PCR_Read from swtpm 0.7.1 after a boot of QEMU 7.2.22, `-machine q35,smm=off`,
-# under software emulation. It was the same for the processors qemu64 and max, for tpm-crb and tpm-tis, with
-# and without a network card. The build of 2022.11 writes the number of processors into what it measures, the
-# build of 2025.02 does not.
+# under software emulation with one processor. With 512 MiB it was also the same for the processors qemu64 and
+# max, for tpm-crb and tpm-tis, and without a network card; with two processors 2025.02 gave the same value
+# and 2022.11 another one.
 RECORDED = (
     RecordedFirmware(
         code="624e06de18b4fa535e90db7160d00d3d07d206422b89999bf1e27d920264e4e0",
