@@ -12,10 +12,8 @@
 #define NAMESPACES (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID \
                     | CLONE_NEWNET)
 #define TEMPORARY 020000000  /* O_TMPFILE without the O_DIRECTORY in it */
+#define PR_SET_VMA 0x53564d41  /* not in every version of musl */
 #define WRITES (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC | TEMPORARY)  /* musl has O_PATH in O_ACCMODE */
-#ifndef PR_SET_VMA
-#define PR_SET_VMA 0x53564d41
-#endif
 
 #define YES(name) {.number = __NR_##name, .action = ALLOW}
 #define NO(name) {.number = __NR_##name, .action = REFUSE}

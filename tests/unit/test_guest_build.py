@@ -1,0 +1,157 @@
+"""How the guest's programs are compiled, with a compiler that only writes down what it was given."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from blindbuild.assemble import guest
+from blindbuild.assemble.guest import GUEST_DIRECTORY, BuiltGuest, build_guest
+from blindbuild.digest import Digest
+from blindbuild.errors import BuildError, ToolError
+from blindbuild.host.process import Completed
+from blindbuild.host.sandbox import Bind
+from blindbuild.host.store import Store
+
+MAX_CODE_LINES = 800  # of init and launcher: read in one sitting
+SOURCES = {"/app/hello": b"int main(void) { return 0; }\n"}
+
+
+class RecordingCompiler:
+    """Has the signature of `run_in_sandbox`; the program it makes is a list of what it saw."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, ...]] = []
+        self.fails = False
+
+    def __call__(
+        self,
+        root: Path,
+        argv: Sequence[str],
+        *,
+        binds: Sequence[Bind],
+        cwd: str,
+        env: Mapping[str, str],
+        timeout_s: float | None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Completed:
+        places = {bind.target: bind for bind in binds}
+        assert not places["/guest"].writable
+        assert [target for target, bind in places.items() if bind.writable] == ["/result"]
+        self.calls.append(tuple(argv))
+        if self.fails:
+            raise ToolError("fake compiler: failed")
+        source = places["/guest"].source
+        files = sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file())
+        seen = [*files, *argv, cwd, *(f"{name}={value}" for name, value in sorted(env.items()))]
+        (places["/result"].source / "program").write_text("\n".join(seen))
+        return Completed(b"", b"", 0)
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> RecordingCompiler:
+    recording = RecordingCompiler()
+    monkeypatch.setattr(guest, "run_in_sandbox", recording)
+    return recording
+
+
+def build(store: Store, key: bytes = b"toolchain", **changes: object) -> BuiltGuest:
+    options: dict[str, object] = {"workload_sources": SOURCES} | changes
+    return build_guest(store, toolchain=Path("/"), toolchain_key=Digest.sha256(key), **options)  # type: ignore[arg-type]
+
+
+def files_of(program: bytes) -> set[str]:
+    return {line for line in program.decode().splitlines() if re.fullmatch(r"[a-z]+/[\w.]+", line)}
+
+
+def test_the_product_is_compiled_without_a_line_of_the_probe(
+    tmp_path: Path, compiler: RecordingCompiler
+) -> None:
+    built = build(Store(tmp_path))
+    assert {name.partition("/")[0] for name in files_of(built.init)} == {"init"}
+    assert {name.partition("/")[0] for name in files_of(built.gate)} == {"gate"}
+    assert files_of(built.workload["/app/hello"]) == {"workload/hello.c"}
+    assert not any("probe" in argument.lower() for call in compiler.calls for argument in call)
+
+
+def test_the_probe_variant_adds_the_attempts_and_replaces_every_program(
+    tmp_path: Path, compiler: RecordingCompiler
+) -> None:
+    built = build(Store(tmp_path), variant="probe")
+    assert {"probe/attempts.c", "init/launcher.c"} <= files_of(built.init)
+    assert "probe/prober.c" not in files_of(built.init)
+    assert b"-DBLINDBUILD_PROBE" in built.init
+    assert b"-tags\nprobe\n" in built.gate
+    assert files_of(built.workload["/app/hello"]) == {
+        "probe/attempts.c",
+        "probe/attempts.h",
+        "probe/prober.c",
+    }
+
+
+def test_the_tests_of_the_gate_are_not_compiled_into_it(tmp_path: Path, compiler: RecordingCompiler) -> None:
+    assert not any(name.endswith("_test.go") for name in files_of(build(Store(tmp_path)).gate))
+    assert "gate/go.mod" in files_of(build(Store(tmp_path)).gate)
+
+
+def test_nothing_is_compiled_twice(tmp_path: Path, compiler: RecordingCompiler) -> None:
+    first = build(Store(tmp_path))
+    calls = len(compiler.calls)
+    assert build(Store(tmp_path)) == first
+    assert len(compiler.calls) == calls == 3
+
+
+def test_another_toolchain_compiles_everything_again(tmp_path: Path, compiler: RecordingCompiler) -> None:
+    build(Store(tmp_path))
+    build(Store(tmp_path), key=b"other")
+    assert len(compiler.calls) == 6
+
+
+def test_another_source_compiles_its_program_only(tmp_path: Path, compiler: RecordingCompiler) -> None:
+    build(Store(tmp_path))
+    build(Store(tmp_path), workload_sources={"/app/hello": b"int main(void) { return 1; }\n"})
+    assert len(compiler.calls) == 4
+
+
+def test_programs_of_one_name_in_two_places_are_both_there(
+    tmp_path: Path, compiler: RecordingCompiler
+) -> None:
+    built = build(Store(tmp_path), workload_sources={"/a/x": b"1", "/b/x": b"2"})
+    assert set(built.workload) == {"/a/x", "/b/x"}
+
+
+def test_a_failed_compilation_leaves_nothing_behind(tmp_path: Path, compiler: RecordingCompiler) -> None:
+    compiler.fails = True
+    with pytest.raises(ToolError, match="fake compiler"):
+        build(Store(tmp_path))
+    compiler.fails = False
+    assert build(Store(tmp_path)).init
+
+
+def test_no_path_of_this_machine_decides_about_the_bytes(tmp_path: Path, compiler: RecordingCompiler) -> None:
+    one, other = build(Store(tmp_path / "one")), build(Store(tmp_path / "a longer path" / "other"))
+    assert one == other
+    assert str(tmp_path).encode() not in one.init + one.gate
+
+
+def test_an_unknown_variant_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="expected variant product or probe, got 'debug'"):
+        build(Store(tmp_path), variant="debug")
+
+
+def test_a_source_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="/app/hello: expected a source of at most 1048576 bytes"):
+        build(Store(tmp_path), workload_sources={"/app/hello": b" " * (1 << 20) + b" "})
+
+
+def test_init_stays_small_enough_to_be_read() -> None:
+    """Count what is neither blank, comment, #include nor part of the probe."""
+    lines = 0
+    for path in sorted((GUEST_DIRECTORY / "init").iterdir()):
+        text = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
+        text = re.sub(r"#ifdef BLINDBUILD_PROBE.*?#endif", "", text, flags=re.DOTALL)
+        lines += sum(bool(line.strip()) and not line.startswith("#include") for line in text.splitlines())
+    assert lines <= MAX_CODE_LINES
