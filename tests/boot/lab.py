@@ -116,13 +116,19 @@ class Lab:
         )
 
     def expect(
-        self, image: Path, machine: Machine, *, bank: HashAlgorithm = HashAlgorithm.SHA256, **policy: bool
+        self,
+        image: Path,
+        machine: Machine,
+        *,
+        bank: HashAlgorithm = HashAlgorithm.SHA256,
+        product: str = "hello",
+        **policy: bool,
     ) -> Expectation:
         """What a client judges by that believes this image's envelopes and the lab's TPMs."""
         return Expectation(
             envelope=(image / MANIFEST).read_bytes(),
             release=(image / RELEASE).read_bytes(),
-            trust=self.trust(machine),
+            trust=self.trust(machine, product),
             policy=Policy(allow_test_tpm=True, **policy),
             bank=bank,
         )
