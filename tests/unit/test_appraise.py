@@ -9,13 +9,22 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import VerificationError
 from blindbuild.formats.tpm2 import ClockInfo
 from blindbuild.manifest import parse_trust
 from blindbuild.publish import add_signature, generate_key, sign_payload
-from blindbuild.verify import AcceptedSession, History, Outcome, Policy, bound_data, check_publication
+from blindbuild.verify import (
+    AcceptedSession,
+    History,
+    Outcome,
+    Policy,
+    StoredCertificate,
+    bound_data,
+    check_publication,
+)
 from tests.fakes.published import IMAGE, NOW, STATEMENT_TYPE, Publisher, honest_boot, log_bytes, separator
 from tests.fakes.software_tpm import (
     AuthorityRules,
@@ -395,6 +404,23 @@ def test_an_issuer_that_may_not_issue_is_refused(rules: AuthorityRules) -> None:
     weak = TpmAuthority("weak", rules)
     appraisal = judge.but(trust=trust_for(weak))(session(SoftwareTpm(weak, tpm().registers)))
     assert {reason.partition(":")[0] for reason in appraisal.reasons} == {"A4"}
+
+
+def test_an_issuer_below_a_root_that_allows_none_is_refused() -> None:  # 114
+    short = TpmAuthority("short", root_path_length=0)
+    appraisal = judge.but(trust=trust_for(short))(session(SoftwareTpm(short, tpm().registers)))
+    assert {reason.partition(":")[0] for reason in appraisal.reasons} == {"A4"}
+
+
+def test_a_certificate_that_signed_itself_is_refused() -> None:  # 113
+    made = session()
+    stored = (StoredCertificate(0x01C00002, authority().root.public_bytes(Encoding.DER)),)
+    appraisal = judge(with_endorsement(made, ek_certificates=stored))
+    assert appraisal.reasons >= {
+        "A9:certificate-profile",
+        "A4:certificate-path",
+        "A5:certificate-of-other-key",
+    }
 
 
 def test_another_authority_of_the_same_name_is_refused() -> None:

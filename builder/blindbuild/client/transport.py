@@ -91,12 +91,15 @@ class Connection:
             raise ChannelError(f"{address}: cannot connect: {error}") from error
         try:
             # no server name: nothing is said about what we look for before it has proven what it is
-            return cls(address, _context().wrap_socket(plain))
-        except (OSError, ChannelError) as error:
+            stream = _context().wrap_socket(plain)
+        except OSError as error:
             plain.close()
-            if isinstance(error, ChannelError):
-                raise
             raise ChannelError(f"{address}: cannot speak TLS 1.3: {error}") from error
+        try:
+            return cls(address, stream)
+        except ChannelError:
+            stream.close()
+            raise
 
     def request(
         self, method: str, target: str, *, body: bytes | None = None, content_type: str, max_body: int

@@ -304,8 +304,8 @@ def _check_clock(quote: Quote, public: PublicArea, basis: Basis) -> tuple[None, 
             "Q12",
             "clock-unsafe",
             "expected a TPM clock that never went back, got one that lost power without a shutdown",
-            hint="a TPM is sure of its clock again seconds to an hour after it lost power: ask again, or pass "
-            "--allow-unsafe-clock",
+            hint="a TPM is sure of its clock again seconds to an hour after it lost power: ask again later, "
+            "or pass --allow-unsafe-clock",
         )
     history = basis.history
     before = history.clocks.get(public.name().hex()) if history else None
