@@ -39,7 +39,5 @@ void confine_files(const char *root)
     uint64_t handled[3] = {files[abi > 5 ? 5 : abi], abi >= 4 ? 3 : 0, abi >= 6 ? 3 : 0};
     int rules = (int)syscall(__NR_landlock_create_ruleset, handled, abi >= 6 ? 24 : abi >= 4 ? 16 : 8, 0);
     MUST(rules >= 0 && !syscall(__NR_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &below, 0));
-    MUST(!syscall(__NR_landlock_restrict_self, rules, 0));
-    close(rules);
-    close(below.parent_fd);
+    MUST(!syscall(__NR_landlock_restrict_self, rules, 0) && !close(rules) && !close(below.parent_fd));
 }
