@@ -49,7 +49,7 @@ def probing_machine(lab: Lab, probing: Path) -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def reports(lab: Lab, probing: Path, probing_machine: Machine) -> dict[str, dict[str, str]]:
-    """What launcher and workload report: the first request is answered by the launcher, the next by the workload."""
+    """What launcher and workload report: the launcher answers the first request, the workload the next."""
     with lab.judge(
         probing_machine.url, lab.expect(probing, probing_machine, allow_debug=True)
     ).accept() as server:

@@ -163,7 +163,7 @@ def test_two_boots_never_share_a_tls_key(
 
 
 def kernel_frames(machine: Machine) -> list[tuple[float, bytes]]:
-    """Time and bytes of the frames the guest's kernel sent: the first is the first with the image's own address.
+    """Time and bytes of the frames the guest's kernel sent, from the first with the image's own address on.
 
     Firmware speaks before it, IPv6 neighbour discovery for example, and has no such address.
     """
