@@ -112,35 +112,38 @@ class Appraisal:
             "expires": None if self.verdict is None else format_time(self.verdict.expires),
             "warnings": list(self.warnings),
             "hints": list(self.hints),
-            "steps": [
-                {
-                    "id": step.id,
-                    "title": step.title,
-                    "outcome": step.outcome.value,
-                    "detail": step.detail,
-                    "reason": step.reason,
-                }
-                for step in self.steps
-            ],
-            "registers": [
-                {
-                    "register": result.register,
-                    "rule": result.rule,
-                    "matches": result.matches,
-                    "expected": [value.hex for value in result.expected],
-                    "actual": result.actual.hex,
-                    "why": result.why,
-                }
-                for result in self.registers
-            ],
-            "differences": [
-                {
-                    "register": difference.register,
-                    "position": difference.position,
-                    "expected": difference.expected,
-                    "got": difference.got,
-                    "cause": difference.cause,
-                }
-                for difference in self.differences
-            ],
+            "steps": [_step_json(step) for step in self.steps],
+            "registers": [_register_json(result) for result in self.registers],
+            "differences": [_difference_json(difference) for difference in self.differences],
         }
+
+
+def _step_json(step: Step) -> JsonValue:
+    return {
+        "id": step.id,
+        "title": step.title,
+        "outcome": step.outcome.value,
+        "detail": step.detail,
+        "reason": step.reason,
+    }
+
+
+def _register_json(result: RegisterResult) -> JsonValue:
+    return {
+        "register": result.register,
+        "rule": result.rule,
+        "matches": result.matches,
+        "expected": [value.hex for value in result.expected],
+        "actual": result.actual.hex,
+        "why": result.why,
+    }
+
+
+def _difference_json(difference: Difference) -> JsonValue:
+    return {
+        "register": difference.register,
+        "position": difference.position,
+        "expected": difference.expected,
+        "got": difference.got,
+        "cause": difference.cause,
+    }

@@ -73,6 +73,25 @@ def _explain(register: int, match: PlatformMatch, log: ReplayedLog | None, added
     return Difference(register, None, match.registers[register].why, last, _recorded_cause(register))
 
 
+@dataclass(frozen=True, slots=True)
+class _Divergence:
+    """The events of one register as stated and as logged, and the position of the first that differs."""
+
+    register: int
+    stated: Sequence[StatedEvent]
+    logged: Sequence[LogEvent]
+    algorithm: HashAlgorithm
+    position: int
+
+    @property
+    def expected(self) -> StatedEvent | None:
+        return self.stated[self.position] if self.position < len(self.stated) else None
+
+    @property
+    def got(self) -> LogEvent | None:
+        return self.logged[self.position] if self.position < len(self.logged) else None
+
+
 def _first_difference(
     register: int,
     stated: Sequence[StatedEvent],
@@ -80,58 +99,48 @@ def _first_difference(
     algorithm: HashAlgorithm,
     added: list[str],
 ) -> Difference:
+    pairs = enumerate(zip(stated, logged, strict=False))
     position = next(
-        (i for i, (a, b) in enumerate(zip(stated, logged, strict=False)) if a.digest != b.digests[algorithm]),
-        min(len(stated), len(logged)),
+        (i for i, (a, b) in pairs if a.digest != b.digests[algorithm]), min(len(stated), len(logged))
     )
-    here = stated[position] if position < len(stated) else None
-    there = logged[position] if position < len(logged) else None
+    found = _Divergence(register, stated, logged, algorithm, position)
     return Difference(
         register,
         position,
-        "" if here is None else here.what,
-        "" if there is None else describe_event(there),
-        _exact_cause(register, stated, logged, position, algorithm, added),
+        "" if found.expected is None else found.expected.what,
+        "" if found.got is None else describe_event(found.got),
+        _exact_cause(found, added),
     )
 
 
-def _exact_cause(
-    register: int,
-    stated: Sequence[StatedEvent],
-    logged: Sequence[LogEvent],
-    position: int,
-    algorithm: HashAlgorithm,
-    added: list[str],
-) -> str:
-    if register == 4 and any(event.data == _RETURNING for event in logged):
+def _exact_cause(found: _Divergence, added: list[str]) -> str:
+    if found.register == 4 and any(event.data == _RETURNING for event in found.logged):
         return "another boot option was tried first, and returned"
-    if position == len(logged):
+    if found.got is None:
         return "an event is missing: the boot took another way"
-    if position == len(stated):
-        return _added_cause(register, logged[position:])
-    what, event = stated[position].what, logged[position]
-    if register == 4:
-        return _boot_cause(stated, logged, position, algorithm)
-    if register == 7:
-        return _secure_boot_cause(event)
-    if register == 9:
-        return _kernel_cause(what, event, added)
-    if register == 11:
-        return _section_cause(stated, logged, algorithm)
-    return _recorded_cause(register)
+    if found.expected is None:
+        return _added_cause(found.register, found.logged[found.position :])
+    match found.register:
+        case 4:
+            return _boot_cause(found, found.expected, found.got)
+        case 7:
+            return _secure_boot_cause(found.got)
+        case 9:
+            return _kernel_cause(found.expected.what, found.got, added)
+        case 11:
+            return _section_cause(found)
+        case _:
+            return _recorded_cause(found.register)
 
 
-def _boot_cause(
-    stated: Sequence[StatedEvent], logged: Sequence[LogEvent], position: int, algorithm: HashAlgorithm
-) -> str:
+def _boot_cause(found: _Divergence, expected: StatedEvent, got: LogEvent) -> str:
     application = EventType.EV_EFI_BOOT_SERVICES_APPLICATION
-    if stated[position].event_type != application or logged[position].event_type != application:
+    if expected.event_type != application or got.event_type != application:
         return "the firmware took another way to the image, such as a kernel handed over by QEMU"
-    earlier = any(event.event_type == application for event in stated[:position])
-    if earlier:
+    if any(event.event_type == application for event in found.stated[: found.position]):
         return "another kernel inside the image"
-    later = {event.digest for event in stated[position + 1 :]}
-    if any(event.digests[algorithm] in later for event in logged[position + 1 :]):
+    later = {event.digest for event in found.stated[found.position + 1 :]}
+    if any(event.digests[found.algorithm] in later for event in found.logged[found.position + 1 :]):
         return "another image, with the same kernel inside"
     return "another image was started"
 
@@ -152,15 +161,13 @@ def _kernel_cause(what: str, event: LogEvent, added: list[str]) -> str:
     return "another initrd: its files, or something the firmware or the host added to it"
 
 
-def _section_cause(
-    stated: Sequence[StatedEvent], logged: Sequence[LogEvent], algorithm: HashAlgorithm
-) -> str:
-    if len(stated) != len(logged):
+def _section_cause(found: _Divergence) -> str:
+    if len(found.stated) != len(found.logged):
         return "an image with other sections"
     names = [
-        a.what.removeprefix("content of ")
-        for a, b in zip(stated, logged, strict=True)
-        if a.digest != b.digests[algorithm]
+        stated.what.removeprefix("content of ")
+        for stated, logged in zip(found.stated, found.logged, strict=True)
+        if stated.digest != logged.digests[found.algorithm]
     ]
     return f"another content of {', '.join(names)} in the image"
 
