@@ -1,4 +1,4 @@
-"""Firmware is checked before QEMU sees it; its code cannot be written, its variables are the machine's own."""
+"""Firmware is checked before QEMU sees it; code cannot be written, variables are the machine's own."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ INJECTED = "evil=1"  # what the operator would like to see on the kernel's comma
 _BOOT_NUMBER = 0x0B1D
 _SECTION_HEADER_BYTES = 40  # PE/COFF specification, section table
 _VIRTUAL_SIZE = 8
+_INITRD_ALIGNMENT = 4  # systemd src/boot/initrd.c, combine_initrds
 
 
 class Outcome(Enum):
@@ -125,16 +126,22 @@ def _swap_uki(config: MachineConfig, inputs: AttackInputs) -> MachineConfig:
 
 
 def lengthen_section(uki: bytes, name: str) -> bytes:
-    """Return the image with one more zero byte in a section: the padding byte behind it now counts.
+    """Return the image with a section up to four zero bytes longer: padding behind it now counts.
 
-    Nothing else of the file changes, and an initramfs may end in zeros, so that the machine boots.
+    Nothing else of the file changes, and an initramfs may end in zeros, so that the machine boots. The stub
+    fills an initramfs up to a multiple of four bytes by itself; the new size is the first one beyond.
     """
     image = read_pe(uki)
     index, section = _find_section(image, name)
-    if not section.virtual_size % image.section_alignment:
+    size = _round_up(section.virtual_size, _INITRD_ALIGNMENT) + 1
+    if size > _round_up(section.virtual_size, image.section_alignment):
         raise MachineError(f"{name}: expected a section with padding behind it")
     position = image.section_table + index * _SECTION_HEADER_BYTES + _VIRTUAL_SIZE
-    return uki[:position] + struct.pack("<I", section.virtual_size + 1) + uki[position + 4 :]
+    return uki[:position] + struct.pack("<I", size) + uki[position + 4 :]
+
+
+def _round_up(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
 
 
 def flip_byte(uki: bytes, name: str) -> bytes:
@@ -178,7 +185,7 @@ _ALL: tuple[Attack, ...] = (
     ),
     BootAttack(
         "initrd-byte",
-        "adds one zero byte to the initramfs",
+        "makes the initramfs longer by a zero byte, or as many as reach the kernel",
         Outcome.REFUSED,
         frozenset({4, 9, 11}),
         _lengthen_initrd,

@@ -36,6 +36,7 @@ KNOCK_S = 0.1  # how long a connection is held open to make QEMU look for the gu
 TAIL_BYTES = 2000  # of each serial port, in an error
 
 _FORWARD = re.compile(r"TCP\[HOST_FORWARD\]\s+\S+\s+(\S+)\s+(\d+)\s")
+_TERMINAL_SEQUENCE = re.compile("\x1b\\[[0-9;=?]*[A-Za-z]")  # ECMA-48, 5.4: control sequences
 _SOURCE = bytes.fromhex(GUEST_MAC.replace(":", ""))
 _ENDINGS = {
     "guest-shutdown": "the guest powered off",
@@ -334,6 +335,6 @@ def _listen(path: Path) -> socket.socket:
 
 
 def _printable(data: bytes) -> str:
-    """Return the end of what was said, without control characters other than line ends."""
-    text = data[-TAIL_BYTES:].decode("utf-8", "replace").replace("\r\n", "\n")
+    """Return the end of what was said, without terminal sequences and control characters."""
+    text = _TERMINAL_SEQUENCE.sub("", data[-TAIL_BYTES:].decode("utf-8", "replace")).replace("\r\n", "\n")
     return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in text).strip()

@@ -119,14 +119,14 @@ def _flash(name: str, path: Path, *, read_only: bool) -> tuple[str, ...]:
 def _disk(path: Path) -> tuple[str, ...]:
     return (
         *_block_device("disk", path, read_only=True),
-        *("-device", "virtio-blk-pci,drive=disk,disable-legacy=on,bootindex=0"),
+        *("-device", "virtio-blk-pci,drive=disk,disable-legacy=on"),
     )
 
 
 def _block_device(name: str, path: Path, *, read_only: bool) -> tuple[str, ...]:
     file = {"driver": "file", "filename": str(path), "read-only": read_only}
     device = {"driver": "raw", "node-name": name, "read-only": read_only, "file": file}
-    return ("-blockdev", json.dumps(device))
+    return ("-blockdev", json.dumps(device, separators=(",", ":")))
 
 
 def _network(config: MachineConfig, capture: Path) -> tuple[str, ...]:
