@@ -1,4 +1,4 @@
-"""`./dev bench`: what things cost here and now. Prints, never asserts; ratios are against a peer of the run."""
+"""`./dev bench`: what things cost here and now. Prints, never asserts; ratios are against a peer."""
 
 from __future__ import annotations
 

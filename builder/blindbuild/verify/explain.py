@@ -29,6 +29,14 @@ _VARIABLES = frozenset(
     }
 )
 
+_SECTION_WORDS = {
+    ".linux": "kernel",
+    ".initrd": "initramfs",
+    ".cmdline": "command line",
+    ".uname": "kernel release",
+    ".osrel": "os-release",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -169,7 +177,8 @@ def _section_cause(found: _Divergence) -> str:
         for stated, logged in zip(found.stated, found.logged, strict=True)
         if stated.digest != logged.digests[found.algorithm]
     ]
-    return f"another content of {', '.join(names)} in the image"
+    known = (f"{_SECTION_WORDS[name]} ({name})" if name in _SECTION_WORDS else name for name in names)
+    return f"another {', another '.join(known)} in the image"
 
 
 def _added_cause(register: int, events: Sequence[LogEvent]) -> str:
