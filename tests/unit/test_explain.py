@@ -92,7 +92,7 @@ def test_another_inner_kernel_is_named() -> None:
     found = differences(change)
     assert found[4].cause == "another kernel inside the image"
     assert found[4].position == 3
-    assert found[11].cause == "another content of .linux in the image"
+    assert found[11].cause == "another kernel (.linux) in the image"
     assert found[11].position == 1
 
 
@@ -101,7 +101,7 @@ def test_all_sections_that_differ_are_named() -> None:
         replaced("content of .cmdline", section(".cmdline", b"evil")[1]),
         replaced("content of .initrd", section(".initrd", b"evil")[1]),
     )
-    assert differences(change)[11].cause == "another content of .cmdline, .initrd in the image"
+    assert differences(change)[11].cause == "another command line (.cmdline), another initramfs (.initrd) in the image"
 
 
 def test_an_added_section_is_named() -> None:
@@ -170,7 +170,7 @@ def test_a_value_that_the_log_does_not_lead_to_is_not_explained_by_it() -> None:
     assert found[9].cause == "the event log does not lead to this value"
     assert found[9].position is None
     # the other register is still explained
-    assert found[11].cause == "another content of .linux in the image"
+    assert found[11].cause == "another kernel (.linux) in the image"
 
 
 def test_a_missing_log_leaves_all_unexplained() -> None:
