@@ -69,6 +69,12 @@ def plain_harness(*, probe: bool = False) -> Path:
 
 
 @functools.cache
+def static_harness() -> Path:
+    """Return the harness as one static file, for a root directory with nothing else in it."""
+    return _compile("gcc", ("-Os", "-static", "-Wno-unused-result"), (HARNESS, *init_sources()), "static")
+
+
+@functools.cache
 def musl_harness() -> Path:
     """Return the harness with the C library of the product, whose constants are not always glibc's."""
     headers = ("-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu")

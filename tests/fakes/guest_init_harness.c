@@ -146,6 +146,21 @@ static _Noreturn void launch(const char *root, const char *conf)
     run_launcher(&config, root, 3);
 }
 
+/* The network as main.c sets it up, in whatever network namespace this is; then wait to be ended. */
+static _Noreturn void serve(const char *conf)
+{
+    static struct config config;
+    static char text[CONFIG_CAPACITY];
+    size_t size;
+    MUST(read_file(conf, text, sizeof text, &size) && parse_config(&config, text, size));
+    MUST(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    set_up_network(&config);
+    open_listener((uint16_t)config.port);
+    MUST(write(1, "serving\n", 8) == 8);
+    for (;;)
+        pause();
+}
+
 static bool transfer(int descriptor, void *data, size_t size, bool out)
 {
     for (ssize_t got; size; data = (char *)data + got, size -= (size_t)got)
@@ -162,6 +177,8 @@ int main(int count, char **arguments)
     };
     if (count == 4 && !strcmp(arguments[1], "launch"))
         launch(arguments[2], arguments[3]);
+    if (count == 3 && !strcmp(arguments[1], "serve"))
+        serve(arguments[2]);
     for (size_t i = 0; count == 2 && i < sizeof modes / sizeof *modes; i++)
         if (!strcmp(arguments[1], modes[i].name))
             for (uint32_t length; transfer(0, &length, 4, false);) {

@@ -44,7 +44,7 @@ static const struct rule SOCKET_RULES[] = {
     NO(name_to_handle_at), NO(open_by_handle_at), NO(fanotify_init), NO(lookup_dcookie), NO(uselib), NO(vhangup), END,
 };
 static const struct rule CHILD_RULES[] = {NO(reboot), END};
-static const struct rule INIT_RULES[] = {YES(wait4), YES(reboot), YES(exit), YES(exit_group), END};
+static const struct rule INIT_RULES[] = {YES(wait4), YES(getpid), YES(reboot), YES(exit), YES(exit_group), END};
 static const struct rule DHCP_RULES[] = {
     YES_IF(sendto, {IS, 3, 0}, {IS, 4, (uintptr_t)&DHCP_SERVERS}), YES(recvfrom), YES(write), YES(exit_group), END,
 };
