@@ -256,3 +256,23 @@ def test_a_killed_maker_leaves_nothing_behind(
         maker.send_signal(number)
     wait_for(lambda: not any(is_alive(int(pid)) for pid in pids), "QEMU and swtpm to end")
     wait_for(lambda: not Path(sockets).exists(), "the directory to go")
+
+
+def test_a_place_for_sockets_that_is_too_deep_is_said_in_words(
+    configure: Configure, private_temporary_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = private_temporary_directory / ("d" * 60) / ("e" * 60)
+    deep.mkdir(parents=True)
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with pytest.raises(MachineError, match="cannot listen: af_unix path too long") as caught:
+        Machine(configure()).start()
+    assert caught.value.hint == "set TMPDIR to a short path that can be written"
+    shutil.rmtree(deep.parent)
+
+
+def test_a_relative_disk_is_found(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Machine(configure(disk=Path("disk.raw"))) as machine:
+        assert machine.config.disk == tmp_path / "disk.raw"

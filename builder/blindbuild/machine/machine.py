@@ -8,9 +8,9 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -24,6 +24,7 @@ from blindbuild.machine.firmware import Firmware, place_firmware
 from blindbuild.machine.qemu import MachineFiles, qemu_arguments
 from blindbuild.machine.qmp import QmpConnection
 from blindbuild.machine.serial_ports import PORT_COUNT, SerialCapture, SerialReader
+from blindbuild.machine.sockets import listen_at
 from blindbuild.machine.swtpm import SoftwareTpm, TpmAuthority, manufacture_tpm
 from blindbuild.machine.workplace import disposable_directory
 
@@ -61,7 +62,7 @@ class Machine:
     """
 
     def __init__(self, config: MachineConfig) -> None:
-        self.config = config
+        self.config = replace(config, disk=config.disk.absolute())
         self._stack = contextlib.ExitStack()
         self._files: MachineFiles | None = None
         self._accelerator: Accelerator | None = None
@@ -257,21 +258,30 @@ class Machine:
             clock=now.strftime("%Y-%m-%dT%H:%M:%S"),
         )
         with contextlib.ExitStack() as listeners:
-            monitor = listeners.enter_context(_listen(files.monitor_socket))
+            monitor = listeners.enter_context(listen_at(files.monitor_socket))
             ports = {
-                port: listeners.enter_context(_listen(files.serial_socket(port)))
+                port: listeners.enter_context(listen_at(files.serial_socket(port)))
                 for port in range(PORT_COUNT)
             }
+            self._stack.callback(self._stop_serial)  # after QEMU has ended, so that nothing it said is lost
             self._qemu = start(QEMU, arguments, log=files.qemu_log)
             self._stack.callback(self._qemu.terminate)
-            streams = {port: self._accept(listener) for port, listener in ports.items()}
-            self._serial = SerialReader(streams, {port: files.serial_log(port) for port in ports})
-            self._serial.start()
-            self._stack.callback(self._serial.stop)
-            self._qmp = self._open_monitor(self._accept(monitor))
+            self._start_serial(files, ports)
+            self._qmp = self._open_monitor(monitor)
 
-    def _open_monitor(self, stream: socket.socket) -> QmpConnection:
-        self._stack.enter_context(stream)
+    def _start_serial(self, files: MachineFiles, ports: Mapping[int, socket.socket]) -> None:
+        with contextlib.ExitStack() as undo:
+            streams = {port: undo.enter_context(self._accept(listener)) for port, listener in ports.items()}
+            self._serial = SerialReader(streams, {port: files.serial_log(port) for port in ports})
+            undo.pop_all()
+        self._serial.start()
+
+    def _stop_serial(self) -> None:
+        if self._serial is not None:
+            self._serial.stop()
+
+    def _open_monitor(self, listener: socket.socket) -> QmpConnection:
+        stream = self._stack.enter_context(self._accept(listener))
         try:
             return QmpConnection(stream)
         except MachineError as error:
@@ -316,7 +326,7 @@ class Machine:
         return self.first_guest_frame_time() is not None
 
     def _require_started(self) -> None:
-        if self._power_on_s == 0.0 and self._files is None:
+        if self._files is None:
             raise MachineError("this machine was not started")
 
 
@@ -325,13 +335,6 @@ def _there(value: _Part | None) -> _Part:
     if value is None:
         raise MachineError("this machine did not start")
     return value
-
-
-def _listen(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(path))
-    listener.listen(1)
-    return listener
 
 
 def _printable(data: bytes) -> str:

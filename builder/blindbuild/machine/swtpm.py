@@ -8,7 +8,6 @@ Source: man swtpm(8), swtpm_setup(8), swtpm_setup.conf(5), swtpm_localca(8), swt
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import MachineError, UsageError
 from blindbuild.host.files import write_atomically
 from blindbuild.host.process import Process, Tool, find_tool, run, start
+from blindbuild.machine.sockets import listen_at
 from blindbuild.machine.tpm_connection import TpmConnection
 
 SWTPM = Tool(name="swtpm", package="swtpm")
@@ -99,9 +99,7 @@ class SoftwareTpm:
         self.control = control
         self.log = log
         level = TRANSCRIPT_LEVEL if transcript else 1
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(str(control))  # we listen before swtpm runs, so that nobody has to wait for it
-            listener.listen(1)
+        with listen_at(control) as listener:
             args = ["socket", "--tpm2", "--tpmstate", f"dir={state},mode=0600"]
             args += ["--ctrl", f"type=unixio,fd={listener.fileno()}"]
             args += ["--log", f"file={log},level={level}"]
