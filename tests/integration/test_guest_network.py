@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 
 PORT = 443
 STATIC = "static 10.0.2.15 24 10.0.2.2"
-# A DHCP server that answers twice, RFC 2131 and 2132; what it adds beside address, mask and router is bait.
+# A DHCP server, RFC 2131 and 2132; what it adds beside address, mask and router is bait.
 SERVER = """
 import socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -32,8 +32,9 @@ s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"link0")
 s.bind(("", 67))
 print("ready", flush=True)
 address, mask, router = (socket.inet_aton(text) for text in sys.argv[1:4])
-for kind in (b"\\x02", b"\\x05"):
+while True:
     data, _ = s.recvfrom(2000)
+    kind = {b"\\x01": b"\\x02", b"\\x03": b"\\x05"}[data[242:243]]
     reply = b"\\x02" + data[1:16] + address + data[20:240] + b"\\x35\\x01" + kind + b"\\x36\\x04" + router
     reply += b"\\x01\\x04" + mask + b"\\x03\\x04" + router + b"\\x06\\x04" + bytes(4)
     reply += b"\\x79\\x08\\x18\\x0a\\x09\\x09" + router + b"\\xff"
@@ -175,6 +176,7 @@ def test_dhcp_gives_address_mask_and_router_and_nothing_else(
         process.kill()
         process.wait()
         process.stdout.close()
+        server.kill()
 
 
 def children_of(process: int) -> list[str]:
