@@ -37,7 +37,7 @@ EXPECTED = """
 -blockdev {"driver":"raw","node-name":"firmware-code","read-only":true,"file":{"driver":"file","filename":"/state/c.fd","read-only":true}}
 -blockdev {"driver":"raw","node-name":"firmware-variables","read-only":false,"file":{"driver":"file","filename":"/state/v.fd","read-only":false}}
 -blockdev {"driver":"raw","node-name":"disk","read-only":true,"file":{"driver":"file","filename":"/images/hello.raw","read-only":true}}
--device virtio-blk-pci,drive=disk,disable-legacy=on
+-device virtio-blk-pci,drive=disk,disable-legacy=on,bootindex=0
 -netdev user,id=net,ipv6=off,restrict=on,net=10.0.2.0/24,host=10.0.2.2,hostfwd=tcp:127.0.0.1:0-10.0.2.15:443
 -device virtio-net-pci,netdev=net,mac=52:54:00:b1:1d:01,romfile=,disable-legacy=on
 -object filter-dump,id=capture,netdev=net,file=/state/network.pcap,maxlen=65536
@@ -89,6 +89,12 @@ def test_commas_of_a_value_cannot_become_suboptions() -> None:
     config = replace(CONFIG, disk=Path("/images/a,b.raw"), smbios=("one,two=3", "plain"))
     assert value_of("-smbios", config) == ["type=11,value=one,,two=3", "type=11,value=plain"]
     assert '"filename":"/images/a,b.raw"' in value_of("-blockdev", config)[-1]
+
+
+def test_the_firmwares_own_variables_can_decide_what_is_booted() -> None:
+    devices = value_of("-device", replace(CONFIG, disk_first=False))
+    assert "virtio-blk-pci,drive=disk,disable-legacy=on" in devices
+    assert not any("bootindex" in device for device in devices)
 
 
 def test_the_guest_is_reached_at_its_own_address_and_port() -> None:

@@ -108,7 +108,8 @@ def _inject_by_load_options(config: MachineConfig, _: AttackInputs) -> MachineCo
         ),
         EfiVariable(EFI_GLOBAL_VARIABLE, "BootOrder", pack_boot_order([_BOOT_NUMBER])),
     ]
-    return replace(config, firmware_vars=set_variables(config.firmware_vars, variables))
+    changed = set_variables(config.firmware_vars, variables)
+    return replace(config, firmware_vars=changed, disk_first=False)
 
 
 def _lengthen_initrd(config: MachineConfig, inputs: AttackInputs) -> MachineConfig:

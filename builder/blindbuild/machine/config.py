@@ -40,6 +40,8 @@ class MachineConfig:
         tpm_banks: the PCR banks the TPM has.
         tpm_authority: directory of the authority that endorses the TPM; its own one if None.
         tpm_transcript: whether to write down every TPM command and response.
+        disk_first: QEMU tells the firmware to start the disk; the firmware then starts nothing else, the
+            network card's drivers included. Without it the firmware's own variables decide.
         state_dir: where logs, capture, TPM and flash stay; a temporary place that goes away if None.
     """
 
@@ -57,6 +59,7 @@ class MachineConfig:
     tpm_banks: tuple[HashAlgorithm, ...] = DEFAULT_BANKS
     tpm_authority: Path | None = None
     tpm_transcript: bool = False
+    disk_first: bool = True
     state_dir: Path | None = None
 
     def __post_init__(self) -> None:

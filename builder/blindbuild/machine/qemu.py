@@ -93,7 +93,7 @@ def qemu_arguments(
         *(("-sandbox", SANDBOX) if accelerator.sandbox else ()),
         *_flash("firmware-code", firmware_code, read_only=True),
         *_flash("firmware-variables", firmware_variables, read_only=False),
-        *_disk(config.disk),
+        *_disk(config),
         *_network(config, files.capture),
         *("-chardev", f"socket,id=tpm,path={_quote(files.tpm_socket)}"),
         *("-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"),
@@ -116,10 +116,11 @@ def _flash(name: str, path: Path, *, read_only: bool) -> tuple[str, ...]:
     return _block_device(name, path, read_only=read_only)
 
 
-def _disk(path: Path) -> tuple[str, ...]:
+def _disk(config: MachineConfig) -> tuple[str, ...]:
+    order = ",bootindex=0" if config.disk_first else ""
     return (
-        *_block_device("disk", path, read_only=True),
-        *("-device", "virtio-blk-pci,drive=disk,disable-legacy=on"),
+        *_block_device("disk", config.disk, read_only=True),
+        *("-device", f"virtio-blk-pci,drive=disk,disable-legacy=on{order}"),
     )
 
 
