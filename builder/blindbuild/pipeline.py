@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from blindbuild import __version__
@@ -14,8 +13,9 @@ from blindbuild.assemble.initramfs import pack_initramfs
 from blindbuild.assemble.kernel import BuiltKernel, build_kernel
 from blindbuild.assemble.kernel_config import load_fragments, parse_config
 from blindbuild.assemble.kernel_policy import load_policy
-from blindbuild.assemble.lock import Lock, LockedPackage, render_lock
+from blindbuild.assemble.lock import Lock, LockedPackage
 from blindbuild.assemble.recipe import Recipe, read_local_file
+from blindbuild.assemble.request import IMAGE_STAGE, BuildRequest
 from blindbuild.assemble.rootfs import GateConf, InitConf, StaticNetwork, assemble_rootfs
 from blindbuild.assemble.toolchain import prepare_toolchain, toolchain_key
 from blindbuild.assemble.tree import Tree, file_entry, from_deb_packages
@@ -28,69 +28,20 @@ from blindbuild.formats.deb import read_deb
 from blindbuild.host.reporter import Reporter
 from blindbuild.host.sandbox import run_in_sandbox
 from blindbuild.host.store import Store
+from blindbuild.machine.firmware import CODE_MEMBER, VARIABLES_MEMBER
 from blindbuild.manifest import BuildInput, Statement, Subject, statement_bytes
 from blindbuild.measure.reference import reference_values
 
 KERNEL_FEATURES = {"virtio-net", "tpm-crb"}
 BANKS = (HashAlgorithm.SHA256, HashAlgorithm.SHA384, HashAlgorithm.SHA512)
-PACKAGE_DIRECTORY = Path(__file__).resolve().parent
-SOURCE_SUFFIXES = (".py", ".c", ".h", ".go", ".mod", ".config", ".txt")
 STUB_PATH = b"usr/lib/systemd/boot/efi/linuxx64.efi.stub"
-FIRMWARE_CODE = b"usr/share/OVMF/OVMF_CODE_4M.fd"
-FIRMWARE_VARIABLES = b"usr/share/OVMF/OVMF_VARS_4M.fd"
+FIRMWARE_CODE, FIRMWARE_VARIABLES = CODE_MEMBER.encode(), VARIABLES_MEMBER.encode()
 FIRMWARE_PATHS = (FIRMWARE_CODE, FIRMWARE_VARIABLES)
-FIRMWARE_STAGE, IMAGE_STAGE = "firmware", "image"
+FIRMWARE_STAGE = "firmware"
 ZSTD_TIMEOUT_S = 600.0
-ZSTD_ARGUMENTS = ("zstd", "-19", "--single-thread", "--no-progress", "--no-check", "-q", "-c")
-
-
-@dataclass(frozen=True, slots=True)
-class BuildRequest:
-    """What to build, and how.
-
-    Attributes:
-        recipe: from `load_recipe`.
-        lock: the lock that belongs to it, already checked.
-        debug: an image to look into; its statement says so.
-        variant: `product`, or `probe` for the test image whose programs try to break out.
-        jobs: compilers at once.
-        command_line: another command line than the product's, for tests that need another kernel.
-        keep_objects: keep the kernel's objects so that such a kernel can be relinked.
-    """
-
-    recipe: Recipe
-    lock: Lock
-    debug: bool = False
-    variant: str = "product"
-    jobs: int = 2
-    keep_objects: bool = False
-
-    @property
-    def version(self) -> str:
-        """The version under which the image is stored; what is no product says so in it."""
-        suffixes = (["debug"] if self.debug else []) + ([self.variant] if self.variant != "product" else [])
-        return self.recipe.version + "".join(f"+{suffix}" for suffix in suffixes)
-
-    def components(self) -> dict[str, Digest]:
-        """The digests of everything that decides about the image's bytes, by a name for people."""
-        return {
-            "the recipe or a file it names": self.recipe.checksum,
-            "the lock": Digest.sha256(render_lock(self.lock)),
-            "blindbuild itself": hash_sources(PACKAGE_DIRECTORY),
-            "the kind of image": Digest.sha256(f"debug={self.debug} variant={self.variant}".encode()),
-        }
-
-    def key(self) -> Digest:
-        """One digest over all components."""
-        lines = (f"{name} {digest}\n" for name, digest in sorted(self.components().items()))
-        return Digest.sha256("".join(lines).encode())
-
-
-def hash_sources(directory: Path) -> Digest:
-    """Hash every source file below a directory, by relative path and content."""
-    paths = sorted(path for path in directory.rglob("*") if path.suffix in SOURCE_SUFFIXES)
-    lines = (f"{path.relative_to(directory)} {Digest.sha256(path.read_bytes())}\n" for path in paths)
-    return Digest.sha256("".join(lines).encode())
+# one thread: the output depends on how many there are
+COMPRESS = ("zstd", "-19", "--single-thread", "--no-progress", "--no-check", "-q", "-c")
+DECOMPRESS = ("zstd", "-d", "-q", "-c")
 
 
 def build_image(request: BuildRequest, *, store: Store, reporter: Reporter) -> Path:
@@ -194,7 +145,11 @@ class _Build:
         uki = build_uki(
             stub=_member(self._store, self._only("stub"), STUB_PATH),
             kernel=kernel.bzimage.read_bytes(),
-            initrd=pack_initramfs(tree, lambda archive: _compress(toolchain, archive)),
+            initrd=pack_initramfs(
+                tree,
+                lambda archive: _zstd(toolchain, COMPRESS, archive),
+                decompress=lambda packed: _zstd(toolchain, DECOMPRESS, packed),
+            ),
             command_line=self._command_line,
             built_in_command_line=_read_command_line(config),
             os_release=_os_release(recipe, self._request.version),
@@ -298,10 +253,9 @@ def _member(store: Store, package: LockedPackage, path: bytes) -> bytes:
     raise BuildError(f"{package.name} {package.version}: expected a file {path.decode()}, got none")
 
 
-def _compress(toolchain: Path, archive: bytes) -> bytes:
-    # one thread: zstd's output depends on how many there are
+def _zstd(toolchain: Path, arguments: tuple[str, ...], data: bytes) -> bytes:
     return run_in_sandbox(
-        toolchain, ZSTD_ARGUMENTS, binds=(), cwd="/", env={}, timeout_s=ZSTD_TIMEOUT_S, stdin=archive
+        toolchain, arguments, binds=(), cwd="/", env={}, timeout_s=ZSTD_TIMEOUT_S, stdin=data
     ).stdout
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from blindbuild.assemble.lock import Lock
 from blindbuild.assemble.recipe import load_recipe
+from blindbuild.assemble.request import BuildRequest
 from blindbuild.cli.booting import READY_TIMEOUT_S, BootOptions, configure_machine, gate_answers
-from blindbuild.cli.building import build_into
 from blindbuild.cli.demo import obtain_inputs
-from blindbuild.cli.inputs import InputOptions
+from blindbuild.cli.inputs import InputOptions, build_into
 from blindbuild.cli.outputs import MANIFEST, RELEASE, STATEMENT
 from blindbuild.cli.sign import sign_image
 from blindbuild.client import Attempt, Expectation, attest
@@ -23,7 +23,6 @@ from blindbuild.host.store import Store
 from blindbuild.machine.config import MachineConfig
 from blindbuild.machine.machine import Machine
 from blindbuild.manifest import Statement, TrustRoots, parse_statement, parse_trust
-from blindbuild.pipeline import BuildRequest
 from blindbuild.publish import SigningKey, TrustContent, generate_key, make_trust
 from blindbuild.verify import Policy
 

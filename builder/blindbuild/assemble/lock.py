@@ -183,6 +183,17 @@ def read_lock(path: Path) -> Lock:
     return parse_lock(read_bytes(path, error=LockError, hint=hint, limit_bytes=MAX_LOCK_BYTES), str(path))
 
 
+def load_lock(recipe: Recipe, *, local: bool = False) -> Lock:
+    """Read the lock beside a recipe and check that it was made for the recipe as it is now.
+
+    Raises:
+        LockError: as `read_lock` and `check_lock`.
+    """
+    lock = read_lock(lock_path(recipe, local=local))
+    check_lock(recipe, lock)
+    return lock
+
+
 def render_lock(lock: Lock) -> bytes:
     """Return the one textual form of a lock."""
     groups = ",\n".join(

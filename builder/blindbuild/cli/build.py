@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
+from blindbuild.assemble.lock import load_lock
 from blindbuild.assemble.recipe import load_recipe, render_recipe
-from blindbuild.cli.building import build_into, what_changed
-from blindbuild.cli.inputs import InputOptions, load_lock
+from blindbuild.assemble.request import BuildRequest
+from blindbuild.cli.installing import install_built, what_changed
 from blindbuild.cli.options import (
     find_recipe,
     json_option,
@@ -20,8 +21,6 @@ from blindbuild.cli.options import (
     user_store,
 )
 from blindbuild.cli.outputs import read_sums
-from blindbuild.cli.render import TerminalReporter
-from blindbuild.pipeline import BuildRequest
 
 
 @click.command("build")
@@ -68,13 +67,13 @@ def command(
         click.echo(render_recipe(loaded), nl=False)
         return
     request = BuildRequest(loaded, load_lock(loaded), debug=debug, jobs=jobs or processors())
-    options = InputOptions(mirror=mirror, offline=offline, vendor=vendor)
     store = user_store()
     if why:
         for reason in what_changed(request, store):
             click.echo(f"changed: {reason}", err=True)
-    with TerminalReporter() as reporter:
-        place = build_into(request, output, store=store, reporter=reporter, options=options)
+    place = install_built(request, output, store=store)
+    if place is None:
+        place = _build(request, output, mirror=mirror, offline=offline, vendor=vendor)
     sums = read_sums(place)
     if as_json:
         print_json(
@@ -86,3 +85,15 @@ def command(
         )
     else:
         click.echo(str(place))
+
+
+def _build(
+    request: BuildRequest, output: Path, *, mirror: str | None, offline: bool, vendor: Path | None
+) -> Path:
+    # An unchanged rebuild takes half a second, and would spend most of it importing these.
+    from blindbuild.cli.inputs import InputOptions, build_into
+    from blindbuild.cli.render import TerminalReporter
+
+    options = InputOptions(mirror=mirror, offline=offline, vendor=vendor)
+    with TerminalReporter() as reporter:
+        return build_into(request, output, store=user_store(), reporter=reporter, options=options)

@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from blindbuild.assemble.fetch import missing_inputs
-from blindbuild.assemble.lock import Lock, check_lock, lock_path, read_lock
+from blindbuild.assemble.lock import Lock, check_lock, load_lock, lock_path, read_lock
 from blindbuild.assemble.lock_make import Upgrade
 from blindbuild.assemble.recipe import Recipe, load_recipe
+from blindbuild.assemble.request import BuildRequest
 from blindbuild.cli.booting import BootOptions, booted, configure_machine
-from blindbuild.cli.building import build_into
-from blindbuild.cli.inputs import InputOptions, fill_store, load_lock, write_lock
+from blindbuild.cli.inputs import InputOptions, build_into, fill_store, write_lock
 from blindbuild.cli.judging import expect, show_appraisal
 from blindbuild.cli.options import (
     JudgingOptions,
@@ -30,7 +30,6 @@ from blindbuild.host.files import read_bytes, write_atomically
 from blindbuild.host.reporter import Reporter
 from blindbuild.host.store import Store
 from blindbuild.machine.swtpm import TpmAuthority
-from blindbuild.pipeline import BuildRequest
 from blindbuild.publish import SigningKey, TrustContent, generate_key, load_key, make_trust
 
 RECIPE = Path("recipes/hello")

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from blindbuild.assemble.fetch import export_inputs
+from blindbuild.assemble.lock import load_lock
 from blindbuild.assemble.recipe import load_recipe
-from blindbuild.cli.inputs import InputOptions, fill_store, load_lock
+from blindbuild.cli.inputs import InputOptions, fill_store
 from blindbuild.cli.options import (
     find_recipe,
     json_option,

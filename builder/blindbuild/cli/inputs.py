@@ -1,4 +1,4 @@
-"""What lock, fetch and build do with a recipe's inputs, with progress."""
+"""What lock, fetch, build and demo do with a recipe's inputs, with progress."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blindbuild.assemble.fetch import Progress, Sources, fetch_inputs, missing_inputs
-from blindbuild.assemble.lock import Lock, check_lock, lock_path, read_lock, render_lock
+from blindbuild.assemble.lock import Lock, lock_path, read_lock, render_lock
 from blindbuild.assemble.lock_make import Resolution, Upgrade, make_lock
 from blindbuild.assemble.recipe import Recipe
+from blindbuild.assemble.request import BuildRequest
+from blindbuild.cli.installing import install_built
+from blindbuild.errors import BuildError
 from blindbuild.host.files import write_atomically
 from blindbuild.host.reporter import Reporter
 from blindbuild.host.store import Store
+from blindbuild.pipeline import build_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +53,6 @@ def write_lock(
     return lock
 
 
-def load_lock(recipe: Recipe, *, local: bool = False) -> Lock:
-    """Read the lock that belongs to a recipe, and check that it still does."""
-    lock = read_lock(lock_path(recipe, local=local))
-    check_lock(recipe, lock)
-    return lock
-
-
 def fill_store(lock: Lock, *, store: Store, reporter: Reporter, options: InputOptions) -> int:
     """Fetch what the store lacks; return how many inputs that were."""
     missing = missing_inputs(lock, store)
@@ -76,3 +73,17 @@ def fill_store(lock: Lock, *, store: Store, reporter: Reporter, options: InputOp
     count = fetch_inputs(lock, store, sources, on_progress=show)
     reporter.finish(f"{sum(sizes) >> 20} MiB, every file checked against the lock")
     return count
+
+
+def build_into(
+    request: BuildRequest, output: Path, *, store: Store, reporter: Reporter, options: InputOptions
+) -> Path:
+    """Build if anything changed, and return the image's directory below `output`."""
+    place = install_built(request, output, store=store)
+    if place is None:
+        fill_store(request.lock, store=store, reporter=reporter, options=options)
+        build_image(request, store=store, reporter=reporter)
+        place = install_built(request, output, store=store)
+    if place is None:
+        raise BuildError(f"{request.recipe.name}: the store lost what was just built")
+    return place

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from blindbuild.assemble.lock import lock_path
+from blindbuild.assemble.lock import load_lock, lock_path
 from blindbuild.assemble.lock_make import Upgrade
 from blindbuild.assemble.recipe import load_recipe
-from blindbuild.cli.inputs import load_lock, write_lock
+from blindbuild.cli.inputs import write_lock
 from blindbuild.cli.options import (
     find_recipe,
     json_option,

@@ -6,23 +6,18 @@ import json
 import shutil
 from pathlib import Path
 
-from blindbuild.cli.inputs import InputOptions, fill_store
+from blindbuild.assemble.request import IMAGE_STAGE, BuildRequest
 from blindbuild.cli.outputs import MANIFEST, RELEASE, STATEMENT, SUMS, check_image
 from blindbuild.errors import BuildError, UsageError
 from blindbuild.host.files import remove_tree, write_atomically
-from blindbuild.host.reporter import Reporter
 from blindbuild.host.store import Store
-from blindbuild.pipeline import IMAGE_STAGE, BuildRequest, build_image
 
 
-def build_into(
-    request: BuildRequest, output: Path, *, store: Store, reporter: Reporter, options: InputOptions
-) -> Path:
-    """Build if anything changed, and return the image's directory below `output`, complete and checked."""
+def install_built(request: BuildRequest, output: Path, *, store: Store) -> Path | None:
+    """Return the image's directory below `output`, complete and checked; None if it was never built."""
     result = store.find_stage(IMAGE_STAGE, request.key())
     if result is None:
-        fill_store(request.lock, store=store, reporter=reporter, options=options)
-        result = build_image(request, store=store, reporter=reporter)
+        return None
     place = output / request.recipe.name / request.version
     if not _holds(place, result):
         _install(result, place)
