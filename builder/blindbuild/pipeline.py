@@ -288,7 +288,7 @@ def _read_command_line(config: bytes) -> str:
 
 def _os_release(recipe: Recipe, version: str) -> str:
     # os-release(5); the stub shows none of it, but its bytes are measured into registers 9 and 11
-    return f'ID=blindbuild\nNAME="blindbuild {recipe.name}"\nVERSION_ID={version}\n'
+    return f'ID=blindbuild\nNAME="blindbuild {recipe.name}"\nVERSION_ID="{version}"\n'
 
 
 def _platform_identifier(firmware: LockedPackage) -> str:
