@@ -9,7 +9,7 @@ import click
 from blindbuild.assemble.lock import load_lock
 from blindbuild.assemble.recipe import load_recipe, render_recipe
 from blindbuild.assemble.request import BuildRequest
-from blindbuild.cli.installing import install_built, what_changed
+from blindbuild.cli.installing import find_built, install_image, what_changed
 from blindbuild.cli.options import (
     find_recipe,
     json_option,
@@ -71,9 +71,11 @@ def command(
     if why:
         for reason in what_changed(request, store):
             click.echo(f"changed: {reason}", err=True)
-    place = install_built(request, output, store=store)
-    if place is None:
+    result = find_built(request, store)
+    if result is None:
         place = _build(request, output, mirror=mirror, offline=offline, vendor=vendor)
+    else:
+        place = install_image(result, request, output, store=store)
     sums = read_sums(place)
     if as_json:
         print_json(

@@ -11,8 +11,7 @@ from blindbuild.assemble.lock import Lock, lock_path, read_lock, render_lock
 from blindbuild.assemble.lock_make import Resolution, Upgrade, make_lock
 from blindbuild.assemble.recipe import Recipe
 from blindbuild.assemble.request import BuildRequest
-from blindbuild.cli.installing import install_built
-from blindbuild.errors import BuildError
+from blindbuild.cli.installing import find_built, install_image
 from blindbuild.host.files import write_atomically
 from blindbuild.host.reporter import Reporter
 from blindbuild.host.store import Store
@@ -79,11 +78,8 @@ def build_into(
     request: BuildRequest, output: Path, *, store: Store, reporter: Reporter, options: InputOptions
 ) -> Path:
     """Build if anything changed, and return the image's directory below `output`."""
-    place = install_built(request, output, store=store)
-    if place is None:
+    result = find_built(request, store)
+    if result is None:
         fill_store(request.lock, store=store, reporter=reporter, options=options)
-        build_image(request, store=store, reporter=reporter)
-        place = install_built(request, output, store=store)
-    if place is None:
-        raise BuildError(f"{request.recipe.name}: the store lost what was just built")
-    return place
+        result = build_image(request, store=store, reporter=reporter)
+    return install_image(result, request, output, store=store)

@@ -13,11 +13,13 @@ from blindbuild.host.files import remove_tree, write_atomically
 from blindbuild.host.store import Store
 
 
-def install_built(request: BuildRequest, output: Path, *, store: Store) -> Path | None:
-    """Return the image's directory below `output`, complete and checked; None if it was never built."""
-    result = store.find_stage(IMAGE_STAGE, request.key())
-    if result is None:
-        return None
+def find_built(request: BuildRequest, store: Store) -> Path | None:
+    """Return the store's result for a request, or None if it was never built."""
+    return store.find_stage(IMAGE_STAGE, request.key())
+
+
+def install_image(result: Path, request: BuildRequest, output: Path, *, store: Store) -> Path:
+    """Return the image's directory below `output`, complete and checked; copied there only if it differs."""
     place = output / request.recipe.name / request.version
     if not _holds(place, result):
         _install(result, place)
