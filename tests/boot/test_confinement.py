@@ -15,7 +15,7 @@ from tests.boot.lab import ROUTE, TIMEOUT_S, Lab
 
 pytestmark = pytest.mark.boot
 
-# What may work besides, by role. The launcher changes to the slot's user and sends the gate its descriptors; an
+# What may work besides, by role. The launcher changes to the slot's user and hands the gate descriptors; an
 # address on its connected local socket is ignored by the kernel.
 HARMLESS = {
     "launcher": {"clone", "setuid", "setgid", "setgroups", "chroot", "kill", "capset", "prlimit64", "vfork"}
