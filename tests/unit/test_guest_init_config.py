@@ -89,6 +89,8 @@ def test_a_complete_file_is_read() -> None:
         (b"10.0.2.15", b"127.0.0.1"),
         (b"10.0.2.15", b"224.0.0.1"),
         (b"10.0.2.15", b"0.0.0.0"),
+        (b"10.0.2.2\n", b"0.0.0.0\n"),
+        (b"10.0.2.2\n", b"0.0.2.2\n"),
         (b"arg /app/hello", b"arg app/hello"),
         (b"arg --fast", b"arg "),
         (b"arg --fast", b"arg \xc3\xa9"),

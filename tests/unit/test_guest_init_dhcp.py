@@ -78,6 +78,18 @@ def test_the_first_of_several_routers_is_taken() -> None:
     assert parse(data) == SERVER + ADDRESS + MASK + ROUTER
 
 
+def test_a_network_may_have_no_router() -> None:
+    data = option(53, bytes([OFFER])) + option(54, SERVER) + option(1, MASK) + b"\xff"
+    assert parse(message(data)) == SERVER + ADDRESS + MASK + bytes(4)
+
+
+@pytest.mark.parametrize("missing", [53, 54, 1])
+def test_an_answer_without_its_type_server_or_mask_is_refused(missing: int) -> None:
+    given = {53: bytes([OFFER]), 54: SERVER, 1: MASK, 3: ROUTER}
+    data = b"".join(option(code, value) for code, value in given.items() if code != missing)
+    assert parse(message(data + b"\xff")) == b""
+
+
 @pytest.mark.parametrize(
     ("data", "asked"),
     [
@@ -96,6 +108,7 @@ def test_the_first_of_several_routers_is_taken() -> None:
         (message(options(router=ROUTER + b"\1") + b"\xff"), query(DISCOVER)),
         (message(options(router=ADDRESS) + b"\xff"), query(DISCOVER)),
         (message(options(router=b"\xe0\0\0\1") + b"\xff"), query(DISCOVER)),
+        (message(options(router=b"\0\0\0\1") + b"\xff"), query(DISCOVER)),
         (message(options() + b"\xff", address=bytes(4)), query(DISCOVER)),
         (message(options() + b"\xff", address=b"\x7f\0\0\1"), query(DISCOVER)),
         (message(options() + b"\xff", address=b"\xff\xff\xff\xff"), query(DISCOVER)),

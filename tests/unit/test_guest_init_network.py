@@ -83,3 +83,9 @@ def test_a_host_route_address_keeps_its_router_outside() -> None:
     assert sent[3][3][1] == ipaddress.IPv4Address("192.0.2.7").packed
     assert sent[4][3] == {5: ipaddress.IPv4Address("198.51.100.1").packed, 4: number(3)}
     assert sent[5][3][23] == struct.pack("=HH", 8443, 8443)
+
+
+def test_a_network_without_a_router_gets_no_route_away_from_the_link() -> None:
+    sent = requests("10.0.2.15", 24, "0.0.0.0", 443, 2)  # noqa: S104
+    assert [kind for kind, *_ in sent] == [DELETE_RULE, DELETE_RULE, NEW_ADDRESS, NEW_ROUTE, NEW_RULE]
+    assert sent[3][3] == {1: ipaddress.IPv4Address("10.0.2.0").packed, 4: number(2)}

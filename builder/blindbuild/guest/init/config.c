@@ -9,7 +9,8 @@ bool lease_is_sane(const struct lease *lease)
 {
     uint32_t host_bits = ~ntohl(lease->mask);
     uint8_t network = (uint8_t)lease->address, gateway = (uint8_t)lease->router;  /* first bytes */
-    bool unicast = network && network != 127 && network < 224 && gateway && gateway != 127 && gateway < 224;
+    bool unicast = network && network != 127 && network < 224 && gateway != 127 && gateway < 224
+                && (gateway || !lease->router);
     return unicast && lease->address != lease->router && lease->mask && (host_bits & (host_bits + 1)) == 0;
 }
 
@@ -28,7 +29,7 @@ static char *parse_settings(struct config *config, char *text)
         memcpy(&config->lease.router, r, 4);
         config->lease.mask = prefix && prefix <= 32 ? htonl(UINT32_MAX << (32 - prefix)) : 0;
     }
-    if (strncmp(text, again, size) || (!config->dhcp && !lease_is_sane(&config->lease)))
+    if (strncmp(text, again, size) || (!config->dhcp && !(config->lease.router && lease_is_sane(&config->lease))))
         return NULL;
     sscanf(text + size, SETTINGS, &config->port, &config->memory, &config->seconds, &config->concurrency);
     sprintf(again, SETTINGS, config->port, config->memory, config->seconds, config->concurrency);

@@ -36,7 +36,8 @@ void dhcp_write(const struct dhcp_query *query, uint8_t message[DHCP_MESSAGE])
     *put(at, PARAMETERS, wanted, sizeof wanted) = END;
 }
 
-/* Take the four options that count, each exactly once; all lengths must add up to the end mark. */
+/* Take the four options that count, none of them twice; a network may have no router, the others must be there. All
+ * lengths must add up to the end mark. */
 static bool take_options(const uint8_t *at, const uint8_t *end, struct dhcp_query *answer)
 {
     uint64_t seen = 0;
@@ -53,7 +54,7 @@ static bool take_options(const uint8_t *at, const uint8_t *end, struct dhcp_quer
         memcpy(place, at + 2, size);
         seen |= 1UL << *at;
     }
-    return at < end && seen == (1UL << TYPE | 1UL << MASK | 1UL << ROUTER | 1UL << SERVER);
+    return at < end && (seen | 1UL << ROUTER) == (1UL << TYPE | 1UL << MASK | 1UL << ROUTER | 1UL << SERVER);
 }
 
 bool dhcp_parse(const struct dhcp_query *query, const uint8_t *message, size_t size, struct dhcp_query *answer)

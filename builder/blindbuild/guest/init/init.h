@@ -52,7 +52,7 @@ void sha256_finish(struct sha256 *hash, uint8_t digest[32]);
 bool tree_matches(const char *listing, size_t size);
 bool read_file(const char *path, char *buffer, size_t capacity, size_t *size);  /* false if it does not fit */
 
-/* In network byte order; also the 12 bytes that the DHCP child hands over. */
+/* In network byte order, router 0 if there is none; also the 12 bytes that the DHCP child hands over. */
 struct lease { uint32_t address, mask, router; };
 bool lease_is_sane(const struct lease *lease);
 

@@ -47,8 +47,9 @@ void set_up_address(int netlink, const struct lease *lease, uint16_t port, uint3
         {8, IFA_LOCAL, lease->address}, {8, IFA_FLAGS, IFA_F_NOPREFIXROUTE | IFA_F_PERMANENT}});
     request(netlink, RTM_NEWROUTE, NEW, &link, sizeof link, (struct attribute[3]){
         {8, RTA_DST, lease->address & lease->mask}, {8, RTA_OIF, index}});
-    request(netlink, RTM_NEWROUTE, NEW, &away, sizeof away, (struct attribute[3]){
-        {8, RTA_GATEWAY, lease->router}, {8, RTA_OIF, index}});
+    if (lease->router)
+        request(netlink, RTM_NEWROUTE, NEW, &away, sizeof away, (struct attribute[3]){
+            {8, RTA_GATEWAY, lease->router}, {8, RTA_OIF, index}});
     request(netlink, RTM_NEWRULE, NEW, &served, sizeof served, (struct attribute[3]){
         {8, FRA_PRIORITY, RULE_PRIORITY}, {8, FRA_SPORT_RANGE, ports}, {5, FRA_IP_PROTO, IPPROTO_TCP}});
 }

@@ -4,7 +4,6 @@
  * what is found on the file system and compared byte by byte; nothing in the listing is trusted but the paths. */
 #include "init.h"
 
-static const char SENTINEL[] = "~blindbuild.end";
 enum { LINE_CAPACITY = 5120 };  /* PATH_MAX and the fields before it */
 static unsigned long entries_found;
 
@@ -73,7 +72,7 @@ bool tree_matches(const char *listing, size_t size)
             return false;
     }
     entries_found = 0;
-    return !strcmp(path, SENTINEL) && !nftw(".", count_entry, 16, FTW_PHYS) && entries_found == lines;
+    return !strcmp(path, "~blindbuild.end") && !nftw(".", count_entry, 16, FTW_PHYS) && entries_found == lines;
 }
 
 bool read_file(const char *path, char *buffer, size_t capacity, size_t *size)
