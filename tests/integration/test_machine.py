@@ -19,7 +19,7 @@ from blindbuild.errors import MachineError
 from blindbuild.machine.config import MachineConfig
 from blindbuild.machine.machine import Machine
 from blindbuild.machine.swtpm import DEFAULT_BANKS, TpmAuthority, manufacture_tpm
-from tests.fakes.tiny_firmware import tiny_firmware
+from tests.fakes.tiny_firmware import HALT, POWER_OFF, RESET, tiny_firmware
 from tests.fakes.variable_store import empty_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,10 +46,10 @@ def configure(tmp_path: Path, authority: Path) -> Configure:
     disk = tmp_path / "disk.raw"
     disk.write_bytes(bytes(1 << 20))
 
-    def build(text: bytes = b"ready", *, reset: bool = False, **changes: object) -> MachineConfig:
+    def build(text: bytes = b"ready", ending: bytes = HALT, **changes: object) -> MachineConfig:
         values = {
             "disk": disk,
-            "firmware_code": tiny_firmware(text, reset=reset),
+            "firmware_code": tiny_firmware(text, ending),
             "firmware_vars": empty_store(),
             "memory_mib": 128,
             "accelerator": "tcg",
@@ -99,12 +99,13 @@ def test_what_the_guest_says_arrives_with_its_time(configure: Configure, tmp_pat
     assert {"network.pcap", "qemu.log", "swtpm.log", "tpm", "firmware-variables.fd"} <= names.keys()
 
 
-def test_a_reset_is_noticed(configure: Configure) -> None:
-    with Machine(configure(b"bye", reset=True)) as machine:
-        assert machine.wait_until_ended(LIMIT_S) == "the guest reset the machine"
-        with pytest.raises(
-            MachineError, match=r"(?s)expected a machine that gets ready, the guest reset.*bye"
-        ):
+@pytest.mark.parametrize(
+    ("ending", "words"), [(RESET, "the guest reset the machine"), (POWER_OFF, "the guest powered off")]
+)
+def test_the_guests_own_end_is_noticed(configure: Configure, ending: bytes, words: str) -> None:
+    with Machine(configure(b"bye", ending)) as machine:
+        assert machine.wait_until_ended(LIMIT_S) == words
+        with pytest.raises(MachineError, match=rf"(?s)expected a machine that gets ready, {words}.*bye"):
             machine.wait_until_ready(lambda *_: False, LIMIT_S)
 
 
