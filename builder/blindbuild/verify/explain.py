@@ -61,16 +61,17 @@ def explain_differences(match: PlatformMatch, log: ReplayedLog | None) -> tuple[
 
     Args:
         match: the comparison with the statement.
-        log: the replayed log, or None when it does not lead to the quoted values.
+        log: the replayed log, or None when there is none that can be replayed.
     """
     added = [] if log is None else _added_texts(log)
     return tuple(_explain(register, match, log, added) for register in match.differing)
 
 
 def _explain(register: int, match: PlatformMatch, log: ReplayedLog | None, added: list[str]) -> Difference:
-    if log is None or log.values[register] != match.registers[register].actual:
-        cause = "the event log does not lead to this value"
-        return Difference(register, None, "", "", cause)
+    if log is None:
+        return Difference(register, None, "", "", "there is no event log that can be replayed")
+    if log.values[register] != match.registers[register].actual:
+        return Difference(register, None, "", "", "the event log does not lead to this value")
     logged = log.events_of(register)
     rule = match.rules[register]
     if isinstance(rule, Exact):
