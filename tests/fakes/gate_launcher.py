@@ -50,7 +50,7 @@ def answer_with(data: bytes) -> Workload:
 
 
 class FakeLauncher:
-    """Starts one thread a request; `busy` makes it refuse that many times, `replies` overrides single replies."""
+    """Starts one thread a request; refuses `busy` times; `raw_reply` replaces every reply."""
 
     def __init__(self, workload: Workload = echo) -> None:
         self.gate_end, self._own_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -37,7 +37,7 @@ LISTENER, TPM, LOG, LAUNCHER = 3, 4, 5, 6
 
 
 def go_command() -> tuple[str, dict[str, str]]:
-    """Return the Go program and its environment, or skip: the toolchain is a locked input, not the machine's."""
+    """Return the Go program and its environment, or skip: the toolchain is a locked input of the image."""
     root = os.environ.get("BLINDBUILD_GO_ROOT")
     if not root:
         pytest.skip("BLINDBUILD_GO_ROOT does not name a Go 1.24 tree")
@@ -108,7 +108,7 @@ def make_tpm_state(directory: Path, banks: str = "sha256,sha384,sha512") -> Path
 
 
 class Swtpm:
-    """A software TPM that answers raw commands on a stream socket."""
+    """A software TPM that answers raw commands on a stream socket, to one connection at a time."""
 
     def __init__(self, state: Path, runtime: Path) -> None:
         self.log = runtime / "swtpm.log"
@@ -127,8 +127,10 @@ class Swtpm:
         """Open the command channel, once the TPM listens."""
         for _ in range(200):
             stream = socket.socket(socket.AF_UNIX)
+            stream.settimeout(2)
             with contextlib.suppress(OSError):
                 stream.connect(str(self._path))
+                stream.settimeout(None)
                 return stream
             stream.close()
             time.sleep(0.02)
@@ -277,7 +279,7 @@ class RunningGate:
 
 def event_log_file(content: bytes) -> int:
     """Return a sealed memfd, as init makes it."""
-    descriptor = os.memfd_create("log", os.MFD_ALLOW_SEALING)
+    descriptor = os.memfd_create("log", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
     os.write(descriptor, content)
     seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
@@ -288,15 +290,26 @@ def event_log_file(content: bytes) -> int:
 def running_gate(
     binary: Path,
     directory: Path,
-    tpm: socket.socket,
+    tpm: socket.socket | None,
     *,
     launcher: FakeLauncher | None = None,
     config: object = CONFIG,
     prefix: tuple[str, ...] = (),
 ) -> Iterator[RunningGate]:
-    """Start the gate with the descriptors of docs/spec/guest-abi.md; `prefix` is a program to run it under."""
+    """Start the gate with the descriptors of docs/spec/guest-abi.md.
+
+    Args:
+        binary: the compiled gate.
+        directory: becomes its working directory.
+        tpm: the TPM's command channel; None for a TPM that never answers.
+        launcher: who answers requests; echoes by default.
+        config: gate.json, as a value or as text.
+        prefix: a program to run it under, which must become the gate.
+    """
     (directory / "gate.json").write_text(config if isinstance(config, str) else json.dumps(config))
     launcher = launcher or FakeLauncher()
+    silent = socket.socketpair()
+    tpm = tpm or silent[0]
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         log = event_log_file(EVENT_LOG)
         sources = (listener.fileno(), tpm.fileno(), log, launcher.gate_end.fileno())
@@ -325,3 +338,5 @@ def running_gate(
             client.close()
         process.kill()
         process.wait()
+        for end in silent:
+            end.close()

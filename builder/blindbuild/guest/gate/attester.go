@@ -16,10 +16,9 @@ var (
 )
 
 const (
-	maxWaiting    = 16               // connections that wait for the TPM; more are told to come again
-	turnPatience  = 20 * time.Second // below the time a client waits for an answer
-	quoteAttempts = 3                // registers moved between reading and quoting
-	secretBytes   = 32
+	maxWaiting   = 16               // connections that wait for the TPM; more are told to come again
+	turnPatience = 20 * time.Second // below the time a client waits for an answer
+	secretBytes  = 32
 )
 
 // ekCertificateIndices are where the EK certificates are: RSA-2048, then ECC P-384.
@@ -39,8 +38,7 @@ type attester struct {
 	turn         chan struct{}
 	waiting      atomic.Int32
 	ek, ak       key
-	loaded       bool
-	certificates []certificate // nil: not read yet
+	certificates []certificate
 }
 
 func newAttester(device transport) *attester {
@@ -68,32 +66,28 @@ func (a *attester) withTPM(work func() error) error {
 	if err == nil || err == errBank || err == errCredential {
 		return err
 	}
-	a.unload() // handles may be stale, as after a reset of the TPM; the next one makes the same keys again
 	return errTPM
 }
 
-// prepare loads what is not there yet.
+// prepare loads what is not there yet. Nothing is ever loaded again: a TPM that forgot the keys was reset, and then the
+// registers no longer say what was started.
 func (a *attester) prepare() (err error) {
-	if a.certificates == nil {
+	if a.ek.public == nil {
 		if a.certificates, err = a.readCertificates(); err != nil {
-			a.certificates = nil
+			return err
+		}
+		if a.ek, err = a.device.createPrimary(ekTemplate(), ekUniqueBytes); err != nil {
 			return err
 		}
 	}
-	if a.loaded {
-		return nil
+	if a.ak.public == nil {
+		a.ak, err = a.device.createPrimary(akTemplate(), akUniqueBytes)
 	}
-	if a.ek, err = a.device.createPrimary(ekTemplate(), ekUniqueBytes); err != nil {
-		return err
-	}
-	a.loaded = true // unload has something to flush from here on
-	a.ak, err = a.device.createPrimary(akTemplate(), akUniqueBytes)
 	return err
 }
 
-func (a *attester) readCertificates() ([]certificate, error) {
+func (a *attester) readCertificates() (certificates []certificate, err error) {
 	chunk, err := a.device.nvChunk()
-	certificates := []certificate{}
 	for _, index := range ekCertificateIndices {
 		var content []byte
 		if err == nil {
@@ -106,45 +100,9 @@ func (a *attester) readCertificates() ([]certificate, error) {
 	return certificates, err
 }
 
-// unload forgets the keys, and flushes them as far as the TPM still knows them.
-func (a *attester) unload() {
-	if a.loaded {
-		_ = a.device.flush(a.ek.handle)
-		_ = a.device.flush(a.ak.handle)
-		a.loaded = false
-	}
-	a.ak = key{}
-}
-
-// attestation is what the TPM gives for one request.
-type attestation struct {
-	attest    []byte
-	signature []byte
-	values    [registers][]byte
-}
-
-// attest quotes all registers of a bank together with the values they had at that moment.
-func (a *attester) attest(extraData []byte, b bank) (attestation, error) {
-	var result attestation
-	for range quoteAttempts {
-		values, err := a.device.readPCRs(b)
-		if err != nil {
-			return result, err
-		}
-		attest, signature, err := a.device.quote(a.ak.handle, extraData, b)
-		if err != nil {
-			return result, err
-		}
-		if checkAttest(attest, extraData, b, values) == nil {
-			return attestation{attest, signature, values}, nil
-		}
-	}
-	return result, errReply
-}
-
 // activate opens a credential that somebody made for this EK and the AK's name.
 func (a *attester) activate(blob, encryptedSecret []byte) ([]byte, error) {
-	nonce := make([]byte, policyNonceLength)
+	nonce := make([]byte, 32)
 	if _, err := rand.Read(nonce); err != nil {
 		return nil, err
 	}
@@ -164,8 +122,9 @@ func (a *attester) activateIn(session uint32, blob, encryptedSecret []byte) ([]b
 		return nil, err
 	}
 	secret, err := a.device.activateCredential(a.ak.handle, a.ek.handle, session, blob, encryptedSecret)
-	if code, refused := err.(responseCode); refused && code.isFormatOne() && !code.is(rcHandle) {
-		return nil, errCredential // the TPM looked at it and found it wrong
+	// The TPM looked at it and found it wrong. What it then says differs: swtpm says TPM_RC_FAILURE to a wrong padding.
+	if code, refused := err.(responseCode); refused && !code.isWarning() && !code.is(rcHandle) {
+		return nil, errCredential
 	}
 	if err == nil && len(secret) != secretBytes {
 		clear(secret)

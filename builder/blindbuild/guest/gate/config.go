@@ -1,17 +1,12 @@
 package main
 
-import (
-	"errors"
-	"strings"
-)
+import "strings"
 
 const (
 	maxBodyBytes   = 256 << 20 // a request or an answer is held in RAM as a whole
 	maxSeconds     = 24 * 3600
 	maxConcurrency = 16 // docs/spec/guest-abi.md, init.conf
 )
-
-var errConfig = errors.New("gate.json is not what docs/spec/guest-abi.md says")
 
 // config is gate.json (docs/spec/guest-abi.md): the recipe's part of the gate. It is in the initramfs, so it is measured.
 type config struct {
@@ -36,14 +31,10 @@ func parseConfig(text []byte) (config, error) {
 		seconds:          takeInt(o, "seconds", 1, maxSeconds),
 		concurrency:      takeInt(o, "concurrency", 1, maxConcurrency),
 	}
+	o.expect(len(routes) > 0)
 	for _, route := range routes {
-		if !isRoute(route) || c.routes[route] {
-			return config{}, errConfig
-		}
+		o.expect(isRoute(route) && !c.routes[route])
 		c.routes[route] = true
-	}
-	if len(routes) == 0 {
-		return config{}, errConfig
 	}
 	return c, o.end()
 }

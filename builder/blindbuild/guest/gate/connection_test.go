@@ -69,29 +69,38 @@ func TestNobodyIsEvictedWhileTheGateWorksForAll(t *testing.T) {
 	}
 }
 
-func TestBodiesAreBoundedAndTheSlowestMakesRoom(t *testing.T) {
+func TestBurdensAreBoundedAndTheSlowestMakesRoom(t *testing.T) {
 	table := newTable(2)
-	var holders []*connection
-	for range 3 {
+	var all []*connection
+	for range 4 {
 		c := testConnection(t)
 		table.add(c)
-		holders = append(holders, c)
+		all = append(all, c)
 	}
-	holders[0].waitingSince = time.Now().Add(-time.Minute)
-	if !table.claimBody(holders[0]) || !table.claimBody(holders[1]) || !table.claimBody(holders[2]) {
+	all[0].waitingSince = time.Now().Add(-time.Minute)
+	all[1].waitingSince = time.Now().Add(-time.Second)
+	if !table.claim(all[0], upload) || !table.claim(all[1], upload) || !table.claim(all[2], upload) {
 		t.Fatal("no room")
 	}
-	if !isClosed(holders[0]) || isClosed(holders[1]) {
+	if !isClosed(all[0]) || isClosed(all[1]) {
 		t.Error("another connection was closed")
 	}
-	holders[1].waitingSince, holders[2].waitingSince = time.Time{}, time.Time{}
-	fourth := testConnection(t)
-	table.add(fourth)
-	if table.claimBody(fourth) {
-		t.Error("there was room although the gate works for both holders")
+	all[1].waitingSince, all[2].waitingSince = time.Time{}, time.Time{}
+	if table.claim(all[3], upload) {
+		t.Error("there was room although the gate works for both")
 	}
-	table.remove(holders[1])
-	if !table.claimBody(fourth) {
-		t.Error("there is room again")
+	if !table.claim(all[1], work) || !table.claim(all[3], upload) {
+		t.Error("who has uploaded makes room for another upload")
+	}
+}
+
+func TestWhoHasJustSpokenIsNotEvicted(t *testing.T) {
+	table := newTable(1)
+	all := fill(t, table)
+	for _, c := range all {
+		c.waitingSince = time.Now()
+	}
+	if table.add(testConnection(t)) || !table.claim(all[0], work) || table.claim(all[1], work) {
+		t.Error("there was room")
 	}
 }

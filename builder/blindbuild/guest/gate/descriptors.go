@@ -14,16 +14,12 @@ const (
 	tpmDescriptor      = 4
 	eventLogDescriptor = 5
 	launcherDescriptor = 6
-)
 
-const (
 	maxEventLogBytes  = 2 << 20 // its base64 fits into an answer of 4 MiB; real logs have 20 to 60 KB
 	unackedLimit      = 30 * time.Second
 	sysTCPUserTimeout = 18 // linux/tcp.h; not in package syscall
 	acceptPause       = 20 * time.Millisecond
 )
-
-var errDescriptor = errors.New("a descriptor is not what docs/spec/guest-abi.md says")
 
 // openPollable makes a descriptor non-blocking, so that the runtime's poller watches it and deadlines work.
 func openPollable(descriptor int, name string) (*os.File, error) {
@@ -40,11 +36,8 @@ func openListener(descriptor int) (syscall.RawConn, error) {
 		syscall.SetsockoptInt(descriptor, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1),
 		syscall.SetsockoptInt(descriptor, syscall.IPPROTO_TCP, sysTCPUserTimeout, int(unackedLimit.Milliseconds())),
 	)
-	if err != nil {
-		return nil, err
-	}
-	file, err := openPollable(descriptor, "listener")
-	if err != nil {
+	file, pollable := openPollable(descriptor, "listener")
+	if err = errors.Join(err, pollable); err != nil {
 		return nil, err
 	}
 	return file.SyscallConn()
@@ -70,16 +63,9 @@ func accept(listener syscall.RawConn) (*connection, error) {
 	}
 }
 
-// readEventLog reads the sealed memfd that init filled, and closes it.
+// readEventLog reads the sealed memfd that init filled. A log over the limit is cut, and then replays for nobody.
 func readEventLog(descriptor int) ([]byte, error) {
 	file := os.NewFile(uintptr(descriptor), "event log")
-	if file == nil {
-		return nil, errDescriptor
-	}
 	defer file.Close()
-	log, err := io.ReadAll(io.NewSectionReader(file, 0, maxEventLogBytes+1))
-	if err == nil && len(log) > maxEventLogBytes {
-		err = errDescriptor
-	}
-	return log, err
+	return io.ReadAll(io.NewSectionReader(file, 0, maxEventLogBytes))
 }

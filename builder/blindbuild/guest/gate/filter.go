@@ -9,21 +9,18 @@ import (
 
 // Constants of linux/seccomp.h, linux/audit.h, linux/prctl.h and linux/filter.h.
 const (
-	sysSeccomp        = 317
-	sysGetrandom      = 318
+	sysSeccomp, sysGetrandom = 317, 318
+
 	seccompFilterMode = 1 // SECCOMP_SET_MODE_FILTER
 	seccompAllThreads = 1 // SECCOMP_FILTER_FLAG_TSYNC
 	retAllow          = 0x7fff0000
 	retKillProcess    = 0x80000000
-	retErrno          = 0x00050000
 	auditArchX8664    = 0xc000003e
 	x32Bit            = 0x40000000
 	prSetDumpable     = 4
 	prSetNoNewPrivs   = 38
 
-	offsetNumber    = 0 // of struct seccomp_data
-	offsetArch      = 4
-	offsetArguments = 16
+	offsetNumber, offsetArch, offsetArguments = 0, 4, 16 // of struct seccomp_data
 
 	opLoad        = 0x20 // BPF_LD | BPF_W | BPF_ABS
 	opAnd         = 0x54 // BPF_ALU | BPF_AND | BPF_K
@@ -37,8 +34,7 @@ const goThreadFlags = 0x000d0f00
 
 var errFilter = errors.New("the system call filter could not be installed")
 
-// check narrows a system call: the low half of an argument, masked, must be one of the values. The kernel looks at no
-// more than the low half of any argument checked below.
+// check narrows a system call: the low half of an argument (the kernel looks at no more), masked, is one of the values.
 type check struct {
 	argument uint32
 	mask     uint32
@@ -57,39 +53,29 @@ func only(argument uint32, values ...uint32) check { return check{argument, 0xff
 // and reading, writing, accepting and closing. There is no call in it that makes, binds or connects a socket, sends to an
 // address, opens a file, starts a program, or maps a file or executable memory.
 func allowed(pid uint32) []rule {
-	const signalPreempt = uint32(syscall.SIGURG)
-	return []rule{
-		{syscall.SYS_FUTEX, nil},
-		{syscall.SYS_READ, nil},
-		{syscall.SYS_WRITE, nil},
-		{syscall.SYS_EPOLL_PWAIT, nil},
-		{syscall.SYS_EPOLL_CTL, nil},
-		{syscall.SYS_NANOSLEEP, nil},
-		{syscall.SYS_RESTART_SYSCALL, nil}, // a nanosleep that the hypervisor's stop broke off
-		{syscall.SYS_CLOCK_GETTIME, nil},   // where the time stamp counter is unstable the vDSO calls it
-		{syscall.SYS_SCHED_YIELD, nil},
+	rules := []rule{
 		{syscall.SYS_ACCEPT4, []check{only(0, listenerDescriptor)}},
-		{syscall.SYS_CLOSE, nil},
 		{syscall.SYS_SHUTDOWN, []check{only(1, syscall.SHUT_WR)}},
 		{syscall.SYS_RECVMSG, []check{only(0, launcherDescriptor)}},
 		{syscall.SYS_FCNTL, []check{only(1, syscall.F_GETFL, syscall.F_SETFL)}},
-		{sysGetrandom, nil},
 		{syscall.SYS_MMAP, []check{{2, syscall.PROT_EXEC, []uint32{0}}, {3, syscall.MAP_ANON, []uint32{syscall.MAP_ANON}}}},
-		{syscall.SYS_MUNMAP, nil},
-		{syscall.SYS_MADVISE, nil},
 		{syscall.SYS_CLONE, []check{only(0, goThreadFlags)}},
-		{syscall.SYS_GETTID, nil},
-		{syscall.SYS_GETPID, nil},
-		{syscall.SYS_TGKILL, []check{only(0, pid), only(2, signalPreempt)}},
-		{syscall.SYS_RT_SIGPROCMASK, nil},
-		{syscall.SYS_RT_SIGRETURN, nil},
-		{syscall.SYS_SIGALTSTACK, nil},
-		{syscall.SYS_EXIT_GROUP, nil},
+		{syscall.SYS_TGKILL, []check{only(0, pid), only(2, uint32(syscall.SIGURG))}}, // a goroutine's turn is over
 	}
+	for _, number := range []uint32{
+		syscall.SYS_READ, syscall.SYS_WRITE, syscall.SYS_CLOSE, syscall.SYS_EPOLL_PWAIT, syscall.SYS_EPOLL_CTL,
+		syscall.SYS_FUTEX, syscall.SYS_SCHED_YIELD, syscall.SYS_GETTID, syscall.SYS_GETPID, syscall.SYS_EXIT_GROUP,
+		syscall.SYS_RT_SIGPROCMASK, syscall.SYS_RT_SIGRETURN, syscall.SYS_SIGALTSTACK,
+		syscall.SYS_MUNMAP, syscall.SYS_MADVISE, sysGetrandom,
+		syscall.SYS_NANOSLEEP, syscall.SYS_RESTART_SYSCALL, // the second after the hypervisor stopped the machine
+		syscall.SYS_CLOCK_GETTIME, // where the time stamp counter is unstable the vDSO calls it
+	} {
+		rules = append(rules, rule{number: number})
+	}
+	return rules
 }
 
-// assemble turns the rules into a BPF program for seccomp: wrong architecture and x32 kill, what a rule allows goes on,
-// all else gets the default action.
+// assemble writes the BPF program: wrong architecture and x32 kill, and what no rule allows gets the default action.
 func assemble(rules []rule, defaultAction uint32) []syscall.SockFilter {
 	program := []syscall.SockFilter{
 		{Code: opLoad, K: offsetArch},
@@ -122,8 +108,7 @@ func assembleChecks(checks []check, defaultAction uint32) []syscall.SockFilter {
 	return append(body, syscall.SockFilter{Code: opReturn, K: retAllow})
 }
 
-// confine installs the filter for all threads there are and will be. init has set no_new_privs and a filter before;
-// setting it again costs nothing and makes the gate safe by itself.
+// confine installs the filter for all threads there are and will be. It needs nothing that init has done before.
 func confine() error {
 	program := assemble(allowed(uint32(syscall.Getpid())), defaultAction)
 	description := syscall.SockFprog{Len: uint16(len(program)), Filter: &program[0]}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strconv"
 	"strings"
 )
 
@@ -12,13 +13,9 @@ const (
 	maxHeaderLines = 32
 )
 
-var (
-	errRequest  = errors.New("not an HTTP/1.1 request this server takes")
-	errHeadSize = errors.New("request head too large")
-)
+var errRequest = errors.New("not an HTTP/1.1 request this server takes")
 
-// request is a request's head. The gate understands HTTP/1.1 with Content-Length only: nothing stands before or behind
-// it that could read the bytes in another way, and a smaller grammar has fewer corners.
+// request is the head of an HTTP/1.1 request with Content-Length: a smaller grammar has fewer corners.
 type request struct {
 	method         string
 	path           string
@@ -89,16 +86,12 @@ func (r *request) takeField(line string, seen map[string]bool) error {
 	return nil
 }
 
-func (r *request) takeContentLength(text string) error {
-	if text == "" || len(text) > 10 { // ten digits are more than maxBodyBytes ever has
+func (r *request) takeContentLength(text string) (err error) {
+	if len(text) > 10 || strings.Trim(text, "0123456789") != "" { // ten digits are more than maxBodyBytes ever has
 		return errRequest
 	}
-	r.contentLength = 0
-	for _, c := range []byte(text) {
-		if c < '0' || c > '9' {
-			return errRequest
-		}
-		r.contentLength = r.contentLength*10 + int(c-'0')
+	if r.contentLength, err = strconv.Atoi(text); err != nil {
+		return errRequest
 	}
 	return nil
 }
@@ -113,6 +106,7 @@ func isToken(text string) bool {
 type source struct {
 	stream     io.Reader
 	firstBytes func() // called when the first bytes of a head have come
+	progress   func() // called when another piece of a body has come
 	buffer     [maxHeadBytes]byte
 	filled     int
 }
@@ -130,7 +124,7 @@ func (s *source) readHead() (request, error) {
 			return r, err
 		}
 		if s.filled == len(s.buffer) {
-			return request{}, errHeadSize
+			return request{}, errRequest
 		}
 		n, err := s.stream.Read(s.buffer[s.filled:])
 		if s.filled == 0 && n > 0 {
@@ -147,8 +141,15 @@ func (s *source) readHead() (request, error) {
 func (s *source) readBody(body []byte) error {
 	n := copy(body, s.buffer[:s.filled])
 	s.drop(n)
-	_, err := io.ReadFull(s.stream, body[n:])
-	return err
+	for n < len(body) {
+		piece := body[n:min(n+slowestRate, len(body))]
+		if _, err := io.ReadFull(s.stream, piece); err != nil {
+			return err
+		}
+		n += len(piece)
+		s.progress()
+	}
+	return nil
 }
 
 // drop forgets the first n bytes of the buffer and wipes what it no longer needs.

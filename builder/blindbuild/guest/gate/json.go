@@ -2,8 +2,7 @@ package main
 
 import "errors"
 
-// errJSON says that a text is not one flat JSON object of the kinds below. It never says why: the answer to the
-// client is the same for every malformed body.
+// errJSON never says why a text was refused: the answer to the client is the same for every malformed body.
 var errJSON = errors.New("not a flat JSON object")
 
 // maxMembers bounds an object's members and a list's entries; the largest object in the contract has seven.
@@ -131,11 +130,12 @@ func parseObject(text []byte) (*object, error) {
 }
 
 func (o *object) has(name string) bool { _, there := o.members[name]; return there }
+func (o *object) expect(holds bool)    { o.failed = o.failed || !holds }
 
 // take removes a member and returns its value; if it is missing or of another kind, end will say so.
 func take[T string | uint64 | []string](o *object, name string) T {
 	v, right := o.members[name].(T)
-	o.failed = o.failed || !right
+	o.expect(right)
 	delete(o.members, name)
 	return v
 }
@@ -143,11 +143,11 @@ func take[T string | uint64 | []string](o *object, name string) T {
 // takeInt is take for an integer that has bounds.
 func takeInt(o *object, name string, lowest, highest uint64) int {
 	n := take[uint64](o, name)
-	o.failed = o.failed || n < lowest || n > highest
+	o.expect(lowest <= n && n <= highest)
 	return int(n)
 }
 
-// end reports an error if a taken member was missing or wrong, or if a member was never taken.
+// end reports an error if something expected did not hold, or if a member was never taken.
 func (o *object) end() error {
 	if o.failed || len(o.members) != 0 {
 		return errJSON

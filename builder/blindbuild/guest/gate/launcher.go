@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	launcherPatience = 10 * time.Second // for a reply; the launcher forks and answers
+	launcherPatience = 10 * time.Second // it forks and answers
 	killGrace        = 2 * time.Second  // the launcher kills at `seconds`; the gate's own limit comes after it
 	reapPause        = 20 * time.Millisecond
 	reapTries        = 50 // a process that has answered may still be there for the launcher
@@ -25,22 +25,21 @@ var (
 
 // launcher is the gate's end of descriptor 6 (docs/spec/guest-abi.md, "Gate and launcher").
 type launcher struct {
-	mutex  sync.Mutex // one question at a time, so that the answers match in order
-	socket *os.File
-	slots  chan struct{}
+	mutex       sync.Mutex // one question at a time, so that the answers match in order
+	socket      *os.File
+	slots       chan struct{}
+	limit       time.Duration // of one request
+	maxResponse int
 }
 
-func openLauncher(descriptor, concurrency int) (*launcher, error) {
+func openLauncher(descriptor int, c config) (*launcher, error) {
 	socket, err := openPollable(descriptor, "launcher")
-	if err != nil {
-		return nil, err
-	}
-	return &launcher{socket: socket, slots: make(chan struct{}, concurrency)}, nil
+	limit := time.Duration(c.seconds)*time.Second + killGrace
+	return &launcher{socket: socket, slots: make(chan struct{}, c.concurrency), limit: limit, maxResponse: c.maxResponseBytes}, err
 }
 
-// run has one process of the workload answer the request. Besides errSlots and errWorkload it reports errLauncher, after
-// which the gate must not go on.
-func (l *launcher) run(request []byte, maxResponse int, limit time.Duration) ([]byte, error) {
+// run has one process of the workload answer the request. After errLauncher the gate must not go on.
+func (l *launcher) run(request []byte) ([]byte, error) {
 	select {
 	case l.slots <- struct{}{}:
 		defer func() { <-l.slots }()
@@ -56,19 +55,15 @@ func (l *launcher) run(request []byte, maxResponse int, limit time.Duration) ([]
 		return nil, err
 	}
 	defer stream.Close()
-	if err := stream.SetDeadline(time.Now().Add(limit + killGrace)); err != nil {
-		return nil, errWorkload
-	}
-	return exchange(stream, request, maxResponse)
+	_ = stream.SetDeadline(time.Now().Add(l.limit))
+	return exchange(stream, request, l.maxResponse)
 }
 
 // start asks for a process and returns the gate's end of its socketpair.
 func (l *launcher) start() (*os.File, error) {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
-	if l.socket.SetDeadline(time.Now().Add(launcherPatience)) != nil {
-		return nil, errLauncher
-	}
+	_ = l.socket.SetDeadline(time.Now().Add(launcherPatience))
 	if _, err := l.socket.Write([]byte{'R'}); err != nil {
 		return nil, errLauncher
 	}
@@ -133,14 +128,14 @@ func readAnswer(stream io.Reader, maxResponse int) ([]byte, error) {
 		return nil, errWorkload
 	}
 	answer := make([]byte, length)
-	if _, err := io.ReadFull(stream, answer); err != nil {
-		clear(answer)
-		return nil, errWorkload
+	_, err := io.ReadFull(stream, answer)
+	if err == nil {
+		n, end := stream.Read(make([]byte, 1))
+		// ECONNRESET is end of file too: the process is gone and had not read all of the request.
+		if n == 0 && (end == io.EOF || errors.Is(end, syscall.ECONNRESET)) {
+			return answer, nil
+		}
 	}
-	// ECONNRESET is end of file too: the process is gone and had not read all of the request.
-	if n, err := stream.Read(make([]byte, 1)); n != 0 || err != io.EOF && !errors.Is(err, syscall.ECONNRESET) {
-		clear(answer)
-		return nil, errWorkload
-	}
-	return answer, nil
+	clear(answer)
+	return nil, errWorkload
 }

@@ -27,7 +27,9 @@ func main() {
 	exitOn(err, 10)
 	config, err := parseConfig(text)
 	exitOn(err, 11)
-	debug.SetMemoryLimit(memoryLimit(config))
+	// The garbage collector shall work harder before the machine runs out of memory.
+	largest := int64(max(config.maxRequestBytes, config.maxResponseBytes))
+	debug.SetMemoryLimit(baseMemory + bodyHandling*largest*int64(config.concurrency+spareBodies))
 
 	listener, err := openListener(listenerDescriptor)
 	exitOn(err, 13)
@@ -35,7 +37,7 @@ func main() {
 	exitOn(err, 14)
 	eventLog, err := readEventLog(eventLogDescriptor)
 	exitOn(err, 15)
-	launcher, err := openLauncher(launcherDescriptor, config.concurrency)
+	launcher, err := openLauncher(launcherDescriptor, config)
 	exitOn(err, 16)
 
 	exitOn(confine(), 20)
@@ -46,15 +48,8 @@ func main() {
 	// The first client need not wait for the keys. An error is not lost: the next request meets it again.
 	go func() { _, _ = source.endorsement() }()
 	s := &server{
-		config: config, tls: tlsConfig, evidence: source, launcher: launcher,
-		table: newTable(config.concurrency + spareBodies),
-		fatal: func(err error) { exitOn(err, 30) },
+		routes: config.routes, maxRequestBytes: config.maxRequestBytes, tls: tlsConfig, evidence: source,
+		launcher: launcher, table: newTable(config.concurrency + spareBodies),
 	}
 	exitOn(s.serve(listener), 31)
-}
-
-// memoryLimit makes the garbage collector work harder before the machine runs out of memory.
-func memoryLimit(c config) int64 {
-	largest := int64(max(c.maxRequestBytes, c.maxResponseBytes))
-	return baseMemory + bodyHandling*largest*int64(c.concurrency+spareBodies)
 }

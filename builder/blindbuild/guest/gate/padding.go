@@ -8,10 +8,9 @@ import (
 const (
 	kib               = 1 << 10
 	largestBucket     = 64 * kib // above it: its multiples
-	paddingName       = "Padding: "
 	lineEnd           = "\r\n"
-	shortestPadding   = len(paddingName) + 1 + len(lineEnd)
-	paddingLineLength = 8 * kib // clients bound a header line (Python's http.client at 64 KiB, Apache's at 8190 + CRLF)
+	shortestPadding   = len("Padding-99: 0" + lineEnd)
+	paddingLineLength = 8 * kib // clients bound a header line: some servers and proxies at 8 KiB, Python at 64 KiB
 )
 
 // answer is one HTTP answer before it is written.
@@ -39,7 +38,7 @@ func bucket(size int) int {
 func (a answer) marshal() []byte {
 	var head bytes.Buffer
 	head.WriteString("HTTP/1.1 " + a.status + lineEnd)
-	if a.status != noContent && a.status != goOn { // RFC 9110 8.6: no Content-Length in 1xx and 204
+	if a.status != goOn.status && a.status != healthy.status { // RFC 9110 8.6: no Content-Length in 1xx and 204
 		head.WriteString("Cache-Control: no-store" + lineEnd)
 		head.WriteString("Content-Length: " + strconv.Itoa(len(a.body)) + lineEnd)
 	}
@@ -58,17 +57,20 @@ func (a answer) marshal() []byte {
 	return append(message, a.body...)
 }
 
-// appendPadding appends header lines that have length bytes together; length is at least shortestPadding.
+// appendPadding appends header lines that have length bytes together; length is at least shortestPadding. No two have the
+// same name, because a strict client takes none twice.
 func appendPadding(message []byte, length int) []byte {
-	for length > 0 {
+	name := "Padding: "
+	for lines := 1; length > 0; lines++ {
 		line := min(length, paddingLineLength)
 		if rest := length - line; rest > 0 && rest < shortestPadding {
 			line -= shortestPadding // leave enough for a line of its own
 		}
-		message = append(message, paddingName...)
-		for range line - len(paddingName) - len(lineEnd) {
-			message = append(message, '0')
+		if lines > 1 {
+			name = "Padding-" + strconv.Itoa(lines) + ": "
 		}
+		message = append(message, name...)
+		message = append(message, bytes.Repeat([]byte{'0'}, line-len(name)-len(lineEnd))...)
 		message = append(message, lineEnd...)
 		length -= line
 	}

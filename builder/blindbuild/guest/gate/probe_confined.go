@@ -1,7 +1,7 @@
-//go:build probe && !unconfined
+//go:build probe && !unconfined && !lethal
 
 package main
 
 import "syscall"
 
-const defaultAction = retErrno | uint32(syscall.EPERM)
+const defaultAction = 0x00050000 | uint32(syscall.EPERM) // SECCOMP_RET_ERRNO

@@ -1,4 +1,4 @@
-//go:build probe && unconfined
+//go:build probe && unconfined && !lethal
 
 package main
 

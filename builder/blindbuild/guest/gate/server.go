@@ -16,7 +16,8 @@ const (
 	slowestRate    = 16 * kib        // bytes a second a client must take or give
 	drainLimit     = 2 * time.Second // after an answer that does not wait for the rest of a request
 	drainBytes     = 1 << 20
-	spareBodies    = 2 // requests that may come in while all slots are busy
+	spareBodies    = 2  // requests that may come in while all slots are busy
+	roomTries      = 50 // with acceptPause between: longer than stallLimit
 )
 
 const (
@@ -26,13 +27,9 @@ const (
 	jsonType        = "application/json"
 )
 
-const (
-	goOn      = "100 Continue"
-	noContent = "204 No Content"
-)
-
-// The answers that never differ.
 var (
+	goOn       = answer{status: "100 Continue"}
+	healthy    = answer{status: "204 No Content"}
 	notFound   = answer{status: "404 Not Found", closing: true}
 	badRequest = answer{status: "400 Bad Request", closing: true}
 	tooLarge   = answer{status: "413 Content Too Large", closing: true}
@@ -42,12 +39,12 @@ var (
 )
 
 type server struct {
-	config   config
-	tls      *tls.Config
-	evidence *evidenceSource
-	launcher *launcher
-	table    *table
-	fatal    func(error) // ends the program
+	routes          map[string]bool
+	maxRequestBytes int
+	tls             *tls.Config
+	evidence        *evidenceSource
+	launcher        *launcher
+	table           *table
 }
 
 // serve takes connections for ever; its error is the listener's.
@@ -57,9 +54,8 @@ func (s *server) serve(listener syscall.RawConn) error {
 		if err != nil {
 			return err
 		}
-		if !s.table.add(c) {
-			_ = c.Close()
-			continue
+		for !s.table.add(c) {
+			time.Sleep(acceptPause) // the kernel's backlog holds the others
 		}
 		go s.talk(c)
 	}
@@ -74,26 +70,23 @@ func (s *server) talk(c *connection) {
 	if stream.Handshake() != nil {
 		return
 	}
-	idle := strangerIdle
-	requests := &source{stream: stream}
-	requests.firstBytes = func() { c.waits(headLimit) }
+	requests := &source{stream: stream, firstBytes: func() { c.waits(headLimit) }, progress: c.progress}
 	for {
+		idle := strangerIdle
+		if c.attested { // nobody else sets it
+			idle = attestedIdle
+		}
 		c.waits(idle)
 		r, err := requests.readHead()
 		a := badRequest
 		if err == nil {
 			a = s.answer(c, stream, requests, r)
 			a.closing = a.closing || r.closing
-		} else if err != errRequest && err != errHeadSize {
+		} else if err != errRequest {
 			return
 		}
 		sent := s.send(c, stream, a)
-		c.note(func() {
-			c.holdsBody = false
-			if c.attested {
-				idle = attestedIdle
-			}
-		})
+		c.note(func() { c.holds = 0 })
 		if !sent {
 			return
 		}
@@ -119,8 +112,7 @@ func transferLimit(size int) time.Duration {
 	return bodyGrace + time.Duration(size/slowestRate)*time.Second
 }
 
-// hangUp ends the gate's half and then takes what the client still sends: closing at once would reset the connection, and
-// the client might lose the answer.
+// hangUp ends the gate's half, then takes what the client still sends: a reset could cost the client the answer.
 func (s *server) hangUp(c *connection, stream *tls.Conn) {
 	c.waits(drainLimit)
 	if stream.CloseWrite() != nil || shutdownWrite(c.File) != nil {
@@ -142,15 +134,15 @@ func (s *server) answer(c *connection, stream io.Writer, requests *source, r req
 	limit := 0
 	switch {
 	case r.method == "GET" && r.path == healthPath:
-		handle = func(*connection, []byte) answer { return answer{status: noContent} }
+		handle = func(*connection, []byte) answer { return healthy }
 	case r.method == "GET" && r.path == endorsementPath:
-		handle = s.answerEndorsement
+		handle = func(*connection, []byte) answer { return jsonAnswer(s.evidence.endorsement()) }
 	case r.method == "GET" && probeRoute != nil && r.path == probePath:
 		handle = func(c *connection, _ []byte) answer { return probeRoute(s, c) }
 	case r.method == "POST" && r.path == evidencePath:
 		handle, limit = s.answerEvidence, maxEvidenceBytes
-	case r.method == "POST" && s.config.routes[r.path]:
-		handle, limit = s.answerRecipe, s.config.maxRequestBytes
+	case r.method == "POST" && s.routes[r.path]:
+		handle, limit = s.answerRecipe, s.maxRequestBytes
 	default:
 		return notFound
 	}
@@ -160,10 +152,10 @@ func (s *server) answer(c *connection, stream io.Writer, requests *source, r req
 	if r.contentLength > limit {
 		return tooLarge
 	}
-	if s.config.routes[r.path] && !s.table.claimBody(c) { // released when the answer is out
+	if r.contentLength > maxEvidenceBytes && !s.claim(c, upload) {
 		return noRoom
 	}
-	if r.expectContinue && !s.send(c, stream, answer{status: goOn}) {
+	if r.expectContinue && !s.send(c, stream, goOn) {
 		return badRequest
 	}
 	body := make([]byte, max(r.contentLength, 0))
@@ -172,12 +164,20 @@ func (s *server) answer(c *connection, stream io.Writer, requests *source, r req
 	if requests.readBody(body) != nil {
 		return badRequest
 	}
-	c.note(func() { c.waitingSince = time.Time{} }) // the gate's turn
+	c.works()
 	return handle(c, body)
 }
 
-func (s *server) answerEndorsement(*connection, []byte) answer {
-	return jsonAnswer(s.evidence.endorsement())
+// claim waits a moment for the right to hold a request in memory; it ends when the answer is out.
+func (s *server) claim(c *connection, wanted burden) bool {
+	c.works()
+	for range roomTries {
+		if s.table.claim(c, wanted) {
+			return true
+		}
+		time.Sleep(acceptPause)
+	}
+	return false
 }
 
 func (s *server) answerEvidence(c *connection, body []byte) answer {
@@ -193,23 +193,24 @@ func (s *server) answerEvidence(c *connection, body []byte) answer {
 // jsonAnswer is a TPM's answer, or the word for why there is none.
 func jsonAnswer(body []byte, err error) answer {
 	if err != nil {
-		return answer{status: "422 Unprocessable Content", contentType: jsonType, body: []byte(`{"version":1,"error":"` + err.Error() + `"}`)}
+		body = []byte(`{"version":1,"error":"` + err.Error() + `"}`)
+		return answer{status: "422 Unprocessable Content", contentType: jsonType, body: body}
 	}
 	return answer{status: "200 OK", contentType: jsonType, body: body}
 }
 
-func (s *server) answerRecipe(_ *connection, body []byte) answer {
-	limit := time.Duration(s.config.seconds) * time.Second
-	text, err := s.launcher.run(body, s.config.maxResponseBytes, limit)
+func (s *server) answerRecipe(c *connection, body []byte) answer {
+	if !s.claim(c, work) {
+		return noSlot
+	}
+	text, err := s.launcher.run(body)
 	switch err {
-	case nil:
 	case errSlots:
 		return noSlot
 	case errWorkload:
 		return noAnswer
-	default:
-		s.fatal(err)
 	}
+	exitOn(err, 30) // the launcher is lost
 	contentType := "application/octet-stream"
 	if len(text) > 0 && (text[0] == '{' || text[0] == '[') {
 		contentType = jsonType

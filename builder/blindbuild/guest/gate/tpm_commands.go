@@ -2,11 +2,11 @@ package main
 
 import (
 	"bytes"
-	"crypto/sha256"
+	"encoding/hex"
 	"math/bits"
 )
 
-// Command codes, handles and properties of TPM 2.0 Part 2 (revision 1.59).
+// Command codes, handles, algorithms and properties of TPM 2.0 Part 2 (revision 1.59).
 const (
 	ccCreatePrimary      = 0x131
 	ccActivateCredential = 0x147
@@ -19,37 +19,23 @@ const (
 	ccGetCapability      = 0x17a
 	ccPCRRead            = 0x17e
 
-	handleOwner       = 0x40000001
-	handleEndorsement = 0x4000000b
+	handleOwner, handleEndorsement, handleNull = 0x40000001, 0x4000000b, 0x40000007
 
-	algAES    = 0x0006
-	algRSA    = 0x0001
-	algNull   = 0x0010
-	algSHA256 = 0x000b
-	algSHA384 = 0x000c
-	algSHA512 = 0x000d
-	algECDSA  = 0x0018
-	algECC    = 0x0023
-	algCFB    = 0x0043
-	curveP256 = 0x0003
+	algRSA, algECC, algAES, algCFB, algNull     = 0x0001, 0x0023, 0x0006, 0x0043, 0x0010
+	algSHA256, algSHA384, algSHA512, algECDSA   = 0x000b, 0x000c, 0x000d, 0x0018
+	curveP256, sessionPolicy                    = 0x0003, 0x01
+	capProperties, propertyNVBuffer, nvAuthRead = 6, 0x12c, 1 << 18 // TPM_PT_NV_BUFFER_MAX, TPMA_NV_AUTHREAD
+)
 
-	sessionPolicy     = 0x01
-	capProperties     = 6
-	propertyNVBuffer  = 0x12c // TPM_PT_NV_BUFFER_MAX
-	nvAuthRead        = 1 << 18
-	generatedMagic    = 0xff544347
-	attestQuote       = 0x8018
-	registers         = 24
-	allRegisters      = 1<<registers - 1
-	maxCertificate    = 8 << 10 // of one EK certificate's NV index; real ones have 1 to 4 KiB
-	maxNVChunk        = 1024    // a reply has to fit into the smallest buffer
-	maxPCRReadings    = 24      // three make a set; more only if registers move
-	policyNonceLength = 32
-
-	ekUniqueBytes         = 256 // of the unique field without its length
-	akUniqueBytes         = 4   // two empty coordinates
-	p256Bytes             = 32
-	clockAndFirmwareBytes = 17 + 8 // TPMS_CLOCK_INFO, firmwareVersion
+const (
+	registers      = 24
+	allRegisters   = 1<<registers - 1
+	maxCertificate = 8 << 10 // of one EK certificate's NV index; real ones have 1 to 4 KiB
+	maxNVChunk     = 1024    // a reply has to fit into the smallest buffer
+	maxPCRReadings = 24      // three make a set; more only if registers move
+	ekUniqueBytes  = 256     // of the unique field without its length
+	akUniqueBytes  = 4       // two empty coordinates
+	p256Bytes      = 32
 )
 
 // password authorises one handle with the empty password.
@@ -58,10 +44,7 @@ var password = []uint32{passwordAuth}
 // ekPolicy is PolicySecret(TPM_RH_ENDORSEMENT), the authPolicy of the L templates.
 //
 // Source: TCG EK Credential Profile 2.5, section B.6.2, "PolicyA" for SHA-256.
-var ekPolicy = []byte{
-	0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xb3, 0xf8, 0x1a, 0x90, 0xcc, 0x8d, 0x46, 0xa5, 0xd7, 0x24,
-	0xfd, 0x52, 0xd7, 0x6e, 0x06, 0x52, 0x0b, 0x64, 0xf2, 0xa1, 0xda, 0x1b, 0x33, 0x14, 0x69, 0xaa,
-}
+var ekPolicy, _ = hex.DecodeString("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa")
 
 // ekTemplate is template L-1: RSA-2048, nameAlg SHA-256, with the default all-zero unique field.
 //
@@ -90,15 +73,17 @@ type key struct {
 	public []byte
 }
 
-// createPrimary makes a primary key in the endorsement hierarchy; its public area must repeat the template up to the
-// last unique bytes.
+// createPrimary makes a key in the endorsement hierarchy; it must repeat the template but for the last unique bytes.
 func (t transport) createPrimary(template []byte, unique int) (key, error) {
 	w := new(writer).sized(make([]byte, 4)) // inSensitive: no userAuth, no data
 	w.sized(template).sized(nil).u32(0)     // inPublic, outsideInfo, creationPCR
 	r := t.run(command{ccCreatePrimary, []uint32{handleEndorsement}, password, w.bytes, true})
 	public := readCreatedPrimary(r)
 	r.expect(bytes.HasPrefix(public, template[:len(template)-unique]))
-	return key{handle: r.handle, public: new(writer).sized(public).bytes}, r.end()
+	if r.end() != nil {
+		return key{}, r.err
+	}
+	return key{handle: r.handle, public: new(writer).sized(public).bytes}, nil
 }
 
 // readCreatedPrimary returns the TPMT_PUBLIC out of TPM2_CreatePrimary's answer.
@@ -193,50 +178,43 @@ func (b bank) readSelection(r *reader) uint32 {
 	return uint32(head[1]) | uint32(head[2])<<8 | uint32(head[3])<<16
 }
 
-// readings is one answer of TPM2_PCR_Read: at most eight registers and the update counter.
-type readings struct {
-	counter  uint32
-	selected uint32
-	values   [][]byte
-}
-
-func (b bank) readReadings(r *reader) readings {
-	got := readings{counter: r.u32(), selected: b.readSelection(r)}
-	r.expect(int(r.u32()) == bits.OnesCount32(got.selected))
-	for range bits.OnesCount32(got.selected) {
+// readReadings reads an answer of TPM2_PCR_Read: the update counter, which registers it has, and their values.
+func (b bank) readReadings(r *reader) (counter, selected uint32, values [][]byte) {
+	counter, selected = r.u32(), b.readSelection(r)
+	r.expect(int(r.u32()) == bits.OnesCount32(selected))
+	for range bits.OnesCount32(selected) {
 		r.expect(int(r.u16()) == b.digestSize)
-		got.values = append(got.values, r.raw(b.digestSize))
+		values = append(values, r.raw(b.digestSize))
 	}
-	return got
+	return counter, selected, values
 }
 
 // readPCRs returns all registers of a bank as they were at one moment: TPM2_PCR_Read gives eight at a time, so all are
 // read again if the update counter moved in between. An unallocated bank is errBank.
 func (t transport) readPCRs(b bank) (all [registers][]byte, err error) {
-	var counter uint32
+	var first uint32
 	missing := uint32(allRegisters)
 	for range maxPCRReadings {
-		w := b.appendSelection(new(writer), missing)
-		r := t.run(command{ccPCRRead, nil, nil, w.bytes, false})
+		r := t.run(command{ccPCRRead, nil, nil, b.appendSelection(new(writer), missing).bytes, false})
 		if code, refused := r.err.(responseCode); refused && code.is(rcHash) {
 			return all, errBank // the TPM does not know the algorithm at all
 		}
-		got := b.readReadings(r)
-		if r.expect(got.selected&^missing == 0); r.end() != nil {
+		counter, selected, values := b.readReadings(r)
+		if r.expect(selected&^missing == 0); r.end() != nil {
 			return all, r.err
 		}
-		if got.selected == 0 {
+		if selected == 0 {
 			return all, errBank
 		}
-		if missing != allRegisters && got.counter != counter {
+		if missing != allRegisters && counter != first {
 			missing = allRegisters
 			continue
 		}
-		counter = got.counter
-		missing &^= got.selected
+		first = counter
+		missing &^= selected
 		for i := range all {
-			if got.selected>>i&1 == 1 {
-				all[i], got.values = got.values[0], got.values[1:]
+			if selected>>i&1 == 1 {
+				all[i], values = values[0], values[1:]
 			}
 		}
 		if missing == 0 {
@@ -263,20 +241,6 @@ func readQuote(r *reader) (attest, signature []byte) {
 	return attest, signature
 }
 
-// checkAttest says whether a TPMS_ATTEST is a quote over extraData and exactly these values. The client checks it all
-// again; the gate only makes sure that the registers did not move between reading and quoting.
-func checkAttest(attest, extraData []byte, b bank, values [registers][]byte) error {
-	r := &reader{rest: attest}
-	r.expect(r.u32() == generatedMagic && r.u16() == attestQuote)
-	r.sized() // qualifiedSigner
-	r.expect(bytes.Equal(r.sized(), extraData))
-	r.raw(clockAndFirmwareBytes)
-	r.expect(b.readSelection(r) == allRegisters)
-	digest := sha256.Sum256(bytes.Join(values[:], nil)) // the hash of the signature scheme, not the bank's
-	r.expect(bytes.Equal(r.sized(), digest[:]))
-	return r.end()
-}
-
 // startPolicySession opens a policy session without salt or binding.
 func (t transport) startPolicySession(nonce []byte) (uint32, error) {
 	w := new(writer).sized(nonce).sized(nil) // nonceCaller, encryptedSalt
@@ -296,8 +260,7 @@ func (t transport) policySecret(session uint32) error {
 	return r.end()
 }
 
-// activateCredential returns what a credential made for the AK's name holds; both parts are TPM2B as the client sent
-// them. The session ends with the command if it succeeds.
+// activateCredential returns what a credential made for the AK's name holds. The session ends if it succeeds.
 func (t transport) activateCredential(ak, ek, session uint32, blob, secret []byte) ([]byte, error) {
 	w := new(writer).raw(blob...).raw(secret...)
 	r := t.run(command{ccActivateCredential, []uint32{ak, ek}, []uint32{passwordAuth, session}, w.bytes, false})

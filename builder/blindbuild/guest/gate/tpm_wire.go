@@ -4,15 +4,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 	"time"
 )
 
 // Constants of TPM 2.0 Part 2 (revision 1.59) that the wire form needs.
 const (
-	tagNoSessions = 0x8001 // TPM_ST_NO_SESSIONS
-	tagSessions   = 0x8002 // TPM_ST_SESSIONS
-	handleNull    = 0x40000007
+	tagNoSessions = 0x8001     // TPM_ST_NO_SESSIONS
+	tagSessions   = 0x8002     // TPM_ST_SESSIONS
 	passwordAuth  = 0x40000009 // TPM_RS_PW
 	headerBytes   = 10
 	maxReplyBytes = 4096 // the largest buffer of any TPM's command interface
@@ -20,11 +20,9 @@ const (
 	rcYielded responseCode = 0x908
 	rcTesting responseCode = 0x90a
 	rcRetry   responseCode = 0x922
-	// A format-one code is 0x080 + error, plus parameter (0x040), session (0x800) and their number (0xf00).
-	rcFormatOne     = 0x080
-	rcFormatOneMask = 0x0bf
-	rcHash          = 0x083
-	rcHandle        = 0x08b
+	// A format-one code is 0x080 + error, plus parameter (0x040) or session (0x800) and their number (0xf00).
+	rcHash   responseCode = 0x083
+	rcHandle responseCode = 0x08b
 )
 
 const (
@@ -40,13 +38,11 @@ type responseCode uint32
 
 func (c responseCode) Error() string { return fmt.Sprintf("TPM response code 0x%x", uint32(c)) }
 
-// isFormatOne reports whether the code is about a handle, a session or a parameter of the command.
-func (c responseCode) isFormatOne() bool { return uint32(c)&^0xfff == 0 && uint32(c)&rcFormatOne != 0 }
-
 // is reports whether the code is the given format-one error, whatever handle, session or parameter it is about.
-func (c responseCode) is(formatOne uint32) bool {
-	return c.isFormatOne() && uint32(c)&rcFormatOneMask == formatOne
-}
+func (c responseCode) is(formatOne responseCode) bool { return c&^0xf40 == formatOne }
+
+// isWarning reports whether the code is a TPM_RC_WARN: about the TPM's state, not about what was sent.
+func (c responseCode) isWarning() bool { return c&0x980 == 0x900 }
 
 // writer builds TPM structures: everything big-endian, without padding (Part 1, "Canonical form").
 type writer struct{ bytes []byte }
@@ -56,8 +52,7 @@ func (w *writer) u16(v uint16) *writer   { w.bytes = binary.BigEndian.AppendUint
 func (w *writer) u32(v uint32) *writer   { w.bytes = binary.BigEndian.AppendUint32(w.bytes, v); return w }
 func (w *writer) sized(b []byte) *writer { return w.u16(uint16(len(b))).raw(b...) } // TPM2B_*
 
-// reader takes structures apart. The first thing that is wrong stays its error for good, and all reads after it give
-// zeros; end has to be asked at last.
+// reader takes structures apart. The first error stays, and all reads after it give zeros; end has to be asked at last.
 type reader struct {
 	rest   []byte
 	err    error
@@ -88,8 +83,10 @@ func (r *reader) end() error {
 	return r.err
 }
 
-// command is one TPM command. Every session is a password session with the empty password or a policy session, so none
-// carries a nonce or an HMAC.
+// tag is the first field of a command, by whether it has sessions, and of the reply to it.
+var tag = map[bool]uint16{false: tagNoSessions, true: tagSessions}
+
+// command is one TPM command. Its sessions are for the empty password or a policy: no nonce, no HMAC.
 type command struct {
 	code       uint32
 	handles    []uint32
@@ -102,7 +99,7 @@ type command struct {
 //
 // Source: TPM 2.0 Part 1, "Command/response structure"; Part 2, TPMS_AUTH_COMMAND.
 func (c command) marshal() []byte {
-	w := new(writer).u16(c.tag()).u32(0).u32(c.code)
+	w := new(writer).u16(tag[len(c.sessions) > 0]).u32(0).u32(c.code)
 	for _, handle := range c.handles {
 		w.u32(handle)
 	}
@@ -119,26 +116,19 @@ func (c command) marshal() []byte {
 	return w.bytes
 }
 
-func (c command) tag() uint16 {
-	if len(c.sessions) > 0 {
-		return tagSessions
-	}
-	return tagNoSessions
-}
-
 // parseReply returns a reader over the reply's parameters; its error is a responseCode if the TPM refused.
 func (c command) parseReply(reply []byte) *reader {
 	r := &reader{rest: reply}
-	tag, size, code := r.u16(), r.u32(), r.u32()
+	found, size, code := r.u16(), r.u32(), r.u32()
 	r.expect(size == uint32(len(reply)))
 	if code != 0 {
-		r.expect(tag == tagNoSessions)
+		r.expect(found == tagNoSessions)
 		if r.end() == nil {
 			r.err = responseCode(code)
 		}
 		return r
 	}
-	r.expect(tag == c.tag())
+	r.expect(found == tag[len(c.sessions) > 0])
 	if c.newHandle {
 		r.handle = r.u32()
 	}
@@ -180,17 +170,19 @@ func (t transport) run(c command) *reader {
 //
 // Source: Linux drivers/char/tpm/tpm-dev-common.c.
 func openDevice(descriptor int) (transport, error) {
+	err := syscall.SetNonblock(descriptor, false)
+	file := os.NewFile(uintptr(descriptor), "TPM")
 	return func(command []byte) ([]byte, error) {
-		if n, err := uninterrupted(syscall.Write, descriptor, command); err != nil || n != len(command) {
-			return nil, errReply
+		if _, err := file.Write(command); err != nil {
+			return nil, err
 		}
 		reply := make([]byte, maxReplyBytes)
 		for got, want := 0, headerBytes; ; {
-			n, err := uninterrupted(syscall.Read, descriptor, reply[got:])
-			if got += n; err != nil || n == 0 {
-				return nil, errReply
+			n, err := file.Read(reply[got:])
+			if err != nil {
+				return nil, err
 			}
-			if got >= headerBytes {
+			if got += n; got >= headerBytes {
 				want = int(binary.BigEndian.Uint32(reply[2:]))
 			}
 			switch {
@@ -200,15 +192,5 @@ func openDevice(descriptor int) (transport, error) {
 				return reply[:got], nil
 			}
 		}
-	}, syscall.SetNonblock(descriptor, false)
-}
-
-// uninterrupted repeats a call that a signal broke off; the Go runtime sends signals to its own threads.
-func uninterrupted(call func(int, []byte) (int, error), descriptor int, bytes []byte) (int, error) {
-	for {
-		n, err := call(descriptor, bytes)
-		if err != syscall.EINTR {
-			return n, err
-		}
-	}
+	}, err
 }

@@ -1,0 +1,5 @@
+//go:build probe && lethal
+
+package main
+
+const defaultAction = retKillProcess // the product's
