@@ -58,11 +58,18 @@ PACKAGES = st.builds(
     size=SIZES,
     digest=DIGESTS,
 )
+
+
+def wheel(name: str, version: str, digest: Digest) -> LockedWheel:
+    return LockedWheel(name, version, f"{name.replace('-', '_')}-{version}-py3-none-any.whl", digest)
+
+
 WHEELS = st.builds(
-    LockedWheel,
-    name=WORDS,
-    version=WORDS,
-    filename=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}\.whl", fullmatch=True),
+    wheel,
+    name=st.from_regex(r"[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,2}", fullmatch=True),
+    version=st.from_regex(
+        r"([1-9][0-9]?!)?(0|[1-9][0-9]?)(\.(0|[1-9][0-9]?)){0,2}(rc1|\.post2)?(\+b\.1)?", fullmatch=True
+    ),
     digest=DIGESTS,
 )
 FILES = st.builds(
@@ -163,6 +170,13 @@ REFUSED = [
     ('"size": 5', '"size": 05', "not valid JSON"),
     ('_x86_64.whl"', '_x86_64.tar.gz"', "expected the name of a wheel"),
     ('"filename": "numpy', '"filename": "../numpy', "expected the name of a wheel"),
+    ("numpy-2.0-cp313-", "numpy-2.0-", "expected the name of a wheel"),
+    ('"name": "numpy"', '"name": "evil@https://h/evil.tar.gz#"', r"wheels\[0\]: expected numpy 2.0 as its"),
+    ('"name": "numpy"', '"name": "--index-url=https://h"', r"wheels\[0\]: expected numpy 2.0 as its"),
+    ('"name": "numpy"', '"name": "Numpy"', r"wheels\[0\]: expected numpy 2.0 as its"),
+    ('"name": "numpy"', '"name": "numpyy"', r"wheels\[0\]: expected numpy 2.0 as its"),
+    ('"version": "2.0"', '"version": "2.0;--config-settings=x"', r"wheels\[0\]: expected numpy 2.0 as its"),
+    ('"version": "2.0"', '"version": "2.1"', r"wheels\[0\]: expected numpy 2.0 as its"),
     ('"source": "files/a b.c"', '"source": "/etc/passwd"', r"files\[0\]: expected a relative path"),
     ("{\n", "<<<<<<< ours\n{\n", "unresolved merge conflicts"),
     ("trixie", "trixié", "not valid JSON"),

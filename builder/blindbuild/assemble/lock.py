@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
+from blindbuild.assemble.requirement import wheel_identity
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import FormatError, LockError
 from blindbuild.host.files import read_bytes
@@ -38,7 +39,6 @@ FIRMWARE = "ovmf"
 
 _VALUE = re.compile(r"[!-~]{1,512}")
 _PATH = re.compile(r"(?:pool(?:/(?!\.{1,2}/)[A-Za-z0-9.+~_:-]+)+)\.deb")
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,250}\.whl")
 
 T = TypeVar("T")
 Raw = Mapping[str, object]
@@ -325,9 +325,13 @@ class _Reader:
     def _wheel(self, value: object, what: str) -> LockedWheel:
         raw = self._record(value, what, "name version filename sha256")
         filename = self._text(raw["filename"], what)
-        if not _FILE_NAME.fullmatch(filename):
-            raise self.error(f"{what}: expected the name of a wheel, got {filename}")
         name, version = self._text(raw["name"], what), self._text(raw["version"], what)
+        try:
+            said = wheel_identity(filename)
+        except FormatError as error:
+            raise self.error(f"{what}: {error.message}") from error
+        if (name, version) != said:  # pip is told both: nothing but a project's name and version may be here
+            raise self.error(f"{what}: expected {' '.join(said)} as its file name says, got {name} {version}")
         return LockedWheel(name, version, filename, self._digest(raw["sha256"], what))
 
     def _file(self, value: object, what: str) -> LockedFile:
