@@ -17,7 +17,7 @@ from blindbuild.audit.rules import (
     ALLOWED_DEVICES,
     ALLOWED_UKI_SECTIONS,
     FORBIDDEN_WORDS,
-    INTERPRETERS,
+    INTERPRETER_NAME,
     RULES,
     ChannelRule,
     State,
@@ -161,7 +161,7 @@ def _check_files(inputs: LedgerInputs) -> Check:
             findings.append(f"{name}: set-id bits")
         if entry.kind in (Kind.FILE, Kind.DIRECTORY) and entry.mode & WRITE_BITS:
             findings.append(f"{name}: writable")
-        if posixpath.basename(name) in INTERPRETERS or name.endswith((".ko", ".pkl", ".pickle")):
+        if INTERPRETER_NAME.fullmatch(posixpath.basename(name)) or name.endswith((".ko", ".pkl", ".pickle")):
             findings.append(f"{name}: an interpreter, a module or a pickle")
         if entry.data.startswith(b"#!"):
             findings.append(f"{name}: a script")
@@ -195,6 +195,5 @@ def _check_sections(inputs: LedgerInputs) -> Check:
 _SPECIAL = {
     "serial-console": _check_command_line,
     "admin-entry": _check_files,
-    "log-daemons": _check_files,
     "command-line": _check_sections,
 }
