@@ -102,6 +102,13 @@ def test_what_could_open_a_way_out_is_refused(reports: dict[str, dict[str, str]]
     assert {way: reports[who][way] for way in ways} == dict.fromkeys(ways, "EPERM")
 
 
+def test_nothing_of_a_request_stays_for_the_next(reports: dict[str, dict[str, str]]) -> None:
+    kept = [name for name in reports["workload"] if name.startswith("fcntl:")]
+    kept += ["futex:shared-wake", "sched_getaffinity:other", "sysinfo"]
+    assert len(kept) == 10
+    assert {name: reports["workload"][name] for name in kept} == dict.fromkeys(kept, "EPERM")
+
+
 @pytest.mark.parametrize("who", ["launcher", "workload"])
 def test_what_worked_is_known_and_harmless(reports: dict[str, dict[str, str]], who: str) -> None:
     worked = {name for name, outcome in reports[who].items() if outcome == "done"}

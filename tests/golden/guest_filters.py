@@ -83,7 +83,8 @@ WORKLOAD = {
     **dict.fromkeys(("read", "readv", "pread64", "write", "writev", "recvfrom", "shutdown"), ("ALLOW", _IO)),
     "sendto": ("ALLOW|EPERM", "send(): without an address"),
     **dict.fromkeys(("getsockopt", "getsockname", "getpeername"), ("ALLOW", "asks about its socketpair")),
-    **dict.fromkeys(("close", "close_range", "dup", "dup2", "dup3", "fcntl", "lseek"), ("ALLOW", _IO)),
+    **dict.fromkeys(("close", "close_range", "dup", "dup2", "dup3", "lseek"), ("ALLOW", _IO)),
+    "fcntl": ("ALLOW|EPERM", "duplicates and close-on-exec; nothing that outlives the process"),
     **dict.fromkeys(
         ("poll", "ppoll", "select", "pselect6", "pipe", "pipe2", "eventfd2"), ("ALLOW", _WAITING)
     ),
@@ -96,18 +97,21 @@ WORKLOAD = {
     **dict.fromkeys(
         ("readlink", "readlinkat", "getdents64", "getcwd", "chdir", "fadvise64"), ("ALLOW", _FILES)
     ),
-    "ioctl": ("ALLOW|EPERM", "close-on-exec, non-blocking, bytes waiting, isatty"),
+    "ioctl": ("ALLOW|EPERM", "close-on-exec, bytes waiting, isatty"),
     **dict.fromkeys(
         ("mmap", "munmap", "mprotect", "mremap", "madvise", "brk", "mincore", "membarrier"),
         ("ALLOW", _MEMORY),
     ),
     "clone": ("ALLOW|EPERM", "threads, no process"),
     "clone3": ("ENOSYS", "so that the C library falls back to clone"),
-    **dict.fromkeys(("futex", "futex_waitv", "set_robust_list", "get_robust_list"), ("ALLOW", _THREADS)),
-    **dict.fromkeys(("set_tid_address", "rseq", "sched_yield", "sched_getaffinity"), ("ALLOW", _THREADS)),
-    **dict.fromkeys(("sched_setaffinity", "sched_getparam", "sched_getscheduler"), ("ALLOW", _THREADS)),
+    "futex": ("ALLOW|EPERM", "private ones, and waiting for the end of a thread"),
+    **dict.fromkeys(("set_robust_list", "set_tid_address", "rseq", "sched_yield"), ("ALLOW", _THREADS)),
+    **dict.fromkeys(
+        ("sched_getaffinity", "sched_setaffinity", "sched_getparam", "sched_getscheduler"),
+        ("ALLOW|EPERM", "its own"),
+    ),
     **dict.fromkeys(("sched_get_priority_min", "sched_get_priority_max"), ("ALLOW", _THREADS)),
-    **dict.fromkeys(("getpid", "getppid", "gettid", "uname", "sysinfo", "getcpu", "umask"), ("ALLOW", _SELF)),
+    **dict.fromkeys(("getpid", "getppid", "gettid", "uname", "getcpu", "umask"), ("ALLOW", _SELF)),
     **dict.fromkeys(("getuid", "geteuid", "getgid", "getegid", "getresuid", "getresgid"), ("ALLOW", _SELF)),
     **dict.fromkeys(("getgroups", "getrlimit", "getrusage", "times"), ("ALLOW", _SELF)),
     "prlimit64": ("ALLOW|EPERM", "reads limits, sets none"),

@@ -54,22 +54,29 @@ static const struct rule DHCP_RULES[] = {
 static const struct rule WORKLOAD_RULES[] = {
     YES(read), YES(readv), YES(pread64), YES(write), YES(writev), YES_IF(sendto, {IS, 4, 0}), YES(recvfrom),
     YES(shutdown), YES(getsockopt), YES(getsockname), YES(getpeername), YES(close), YES(close_range), YES(dup),
-    YES(dup2), YES(dup3), YES(fcntl), YES(lseek), YES(poll), YES(ppoll), YES(select), YES(pselect6), YES(pipe),
+    YES(dup2), YES(dup3), YES(lseek), YES(poll), YES(ppoll), YES(select), YES(pselect6), YES(pipe),
     YES(pipe2), YES(eventfd2), YES(epoll_create1), YES(epoll_ctl), YES(epoll_wait), YES(epoll_pwait),
     NO_IF(open, {HAS_ANY, 1, WRITES}), YES(open), NO_IF(openat, {HAS_ANY, 2, WRITES}), YES(openat),
     YES(stat), YES(fstat), YES(lstat), YES(newfstatat), YES(statx), YES(access), YES(faccessat), YES(faccessat2),
     YES(readlink), YES(readlinkat), YES(getdents64), YES(getcwd), YES(chdir), YES(fadvise64),
-    YES_IF(ioctl, {IS, 1, FIOCLEX}), YES_IF(ioctl, {IS, 1, FIONCLEX}), YES_IF(ioctl, {IS, 1, FIONBIO}),
-    YES_IF(ioctl, {IS, 1, FIONREAD}), YES_IF(ioctl, {IS, 1, TCGETS}),  /* isatty() */
+    YES_IF(ioctl, {IS, 1, FIOCLEX}), YES_IF(ioctl, {IS, 1, FIONCLEX}), YES_IF(ioctl, {IS, 1, FIONREAD}),
+    YES_IF(ioctl, {IS, 1, TCGETS}),  /* isatty() */
+    /* Nothing that stays with an open file or an inode: locks, flags, owners and hints outlive the process, and
+     * the next request would find them. */
+    YES_IF(fcntl, {IS, 1, F_DUPFD}), YES_IF(fcntl, {IS, 1, F_DUPFD_CLOEXEC}), YES_IF(fcntl, {IS, 1, F_GETFD}),
+    YES_IF(fcntl, {IS, 1, F_SETFD}), YES_IF(fcntl, {IS, 1, F_GETFL}),
     YES(mmap), YES(munmap), YES(mprotect), YES(mremap), YES(madvise), YES(brk), YES(mincore), YES(membarrier),
-    YES_IF(clone, {HAS_ANY, 0, CLONE_THREAD}), YES(futex), YES(futex_waitv), YES(set_robust_list),
-    YES(get_robust_list), YES(set_tid_address), YES(rseq), YES(sched_yield), YES(sched_getaffinity),
-    YES(sched_setaffinity), YES(sched_getparam), YES(sched_getscheduler), YES(sched_get_priority_min),
+    YES_IF(clone, {HAS_ANY, 0, CLONE_THREAD}), YES(set_robust_list), YES(set_tid_address), YES(rseq),
+    /* A shared futex in a file of the tree would wake other requests; the end of a thread is one, to wait for. */
+    YES_IF(futex, {HAS_ANY, 1, FUTEX_PRIVATE_FLAG}), YES_IF(futex, {IS, 1, FUTEX_WAIT}),
+    YES_IF(futex, {IS, 1, FUTEX_WAIT_BITSET}), YES_IF(futex, {IS, 1, FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME}),
+    YES(sched_yield), YES_IF(sched_getaffinity, {IS, 0, 0}), YES_IF(sched_setaffinity, {IS, 0, 0}),
+    YES_IF(sched_getparam, {IS, 0, 0}), YES_IF(sched_getscheduler, {IS, 0, 0}), YES(sched_get_priority_min),
     YES(sched_get_priority_max), YES(getpid), YES(getppid), YES(gettid), YES(tgkill), YES(tkill), YES(exit),
     YES(exit_group), YES(rt_sigaction), YES(rt_sigprocmask), YES(rt_sigreturn), YES(rt_sigtimedwait),
     YES(rt_sigpending), YES(sigaltstack), YES(restart_syscall), YES(pause), YES(nanosleep), YES(clock_nanosleep),
     YES(clock_gettime), YES(clock_getres), YES(gettimeofday), YES(time), YES(times), YES(getrusage), YES(getcpu),
-    YES(getrandom), YES(sysinfo), YES(uname), YES(umask), YES(getuid), YES(geteuid), YES(getgid), YES(getegid),
+    YES(getrandom), YES(uname), YES(umask), YES(getuid), YES(geteuid), YES(getgid), YES(getegid),
     YES(getresuid), YES(getresgid), YES(getgroups), YES(getrlimit), YES_IF(prlimit64, {IS, 2, 0}),
     YES_IF(prctl, {IS, 0, PR_SET_NAME}), YES_IF(prctl, {IS, 0, PR_GET_NAME}), YES_IF(prctl, {IS, 0, PR_SET_VMA}),
     YES_IF(arch_prctl, {IS, 0, 0x1001}), YES_IF(arch_prctl, {IS, 0, 0x1002}),  /* ARCH_SET_GS, ARCH_SET_FS */

@@ -11,6 +11,7 @@
 #include <linux/capability.h>
 #include <linux/fib_rules.h>
 #include <linux/filter.h>
+#include <linux/futex.h>
 #include <linux/landlock.h>
 #include <linux/rtnetlink.h>
 #include <linux/seccomp.h>

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/futex.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sched.h>
@@ -40,6 +41,8 @@ static char *const no_arguments[] = {"x", NULL};
 static struct __user_cap_header_struct capability_header = {.version = _LINUX_CAPABILITY_VERSION_3};
 static struct __user_cap_data_struct all_capabilities[2] = {{~0U, ~0U, ~0U}, {~0U, ~0U, ~0U}};
 static uint64_t clone_arguments[8] = {[4] = SIGCHLD};
+static struct flock whole_lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
+static uint64_t lifetime_hint = 1;
 static int pair[2];
 static char space[4096], program[256];
 
@@ -160,6 +163,16 @@ static const struct {
     TRY("mq_open", mq_open, P("x"), O_RDWR | O_CREAT, 0600, 0),
     TRY("process_madvise", process_madvise, 0, P(&vector), 1, 4, 0),
     TRY("kcmp", kcmp, 1, 1, 0, 0, 0),
+    TRY("fcntl:lock-description", fcntl, 0, F_OFD_SETLK, P(&whole_lock)),
+    TRY("fcntl:lock", fcntl, 0, F_SETLK, P(&whole_lock)),
+    TRY("fcntl:read-lock", fcntl, 0, F_GETLK, P(&whole_lock)),
+    TRY("fcntl:flags", fcntl, 0, F_SETFL, O_NONBLOCK),
+    TRY("fcntl:signal", fcntl, 0, F_SETSIG, SIGUSR1),
+    TRY("fcntl:owner", fcntl, 0, F_SETOWN, 1),
+    TRY("fcntl:hint", fcntl, 0, F_SET_RW_HINT, P(&lifetime_hint)),
+    TRY("futex:shared-wake", futex, P(space), FUTEX_WAKE, 1),
+    TRY("sched_getaffinity:other", sched_getaffinity, 1, 8, P(space)),
+    TRY("sysinfo", sysinfo, P(space)),
     {"later-call", 600, {0}},
 };
 
