@@ -11,6 +11,7 @@ import pytest
 from blindbuild.assemble.fetch import Sources, fetch_inputs, missing_inputs
 from blindbuild.assemble.lock import GROUPS, Lock, LockedWheel
 from blindbuild.assemble.lock_pypi import resolve_wheels
+from blindbuild.assemble.requirement import parse_requirement
 from blindbuild.digest import Digest
 from blindbuild.errors import FetchError, LockError
 from blindbuild.host.store import Store
@@ -79,6 +80,75 @@ def test_a_wheel_that_is_not_there_is_an_error(index: Path) -> None:
     with pytest.raises(LockError, match=r"No matching distribution found for alpha==9\.0") as caught:
         resolve_wheels(["alpha==9.0"], "trixie", keep=(), environ=environ(index))
     assert "x86-64" in (caught.value.hint or "")
+
+
+def resolve(index: Path, *requires: str, suite: str = "trixie") -> list[str]:
+    make_wheel(index, "root", "1.0", "py3-none-any", *requires)
+    return names(resolve_wheels(["root==1.0"], suite, keep=(), environ=environ(index)))
+
+
+def make_source(folder: Path, name: str, trace: Path) -> Path:
+    """Write a source archive whose setup.py leaves a trace when it is run."""
+    path = folder / f"{name}-1.0.zip"
+    code = f"open({str(trace)!r}, 'w').close()\nfrom setuptools import setup\nsetup(name={name!r})\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}-1.0/setup.py", code)
+    return path
+
+
+@pytest.mark.parametrize("how", ["evil @ file://{path}", "evil === {path}", "evil[x]@ file://{path}"])
+def test_a_dependency_at_an_address_is_refused_and_its_code_never_runs(
+    index: Path, tmp_path: Path, how: str
+) -> None:
+    trace = tmp_path / "trace"
+    requirement = how.format(path=make_source(tmp_path, "evil", trace))
+    with pytest.raises(LockError, match="root: expected a requirement with a version from the package index"):
+        resolve(index, requirement)
+    make_wheel(index, "middle", "1.0", "py3-none-any", requirement)
+    with pytest.raises(LockError, match="middle: expected a requirement"):
+        resolve(index, "middle")
+    assert not trace.exists()
+
+
+def test_a_source_archive_in_the_index_is_not_built(index: Path, tmp_path: Path) -> None:
+    make_source(index, "evil", tmp_path / "trace")
+    with pytest.raises(LockError, match="No matching distribution found for evil"):
+        resolve(index, "evil")
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("requirement", ["a b", "--index-url=https://h", "-r x", "alpha==../x", ""])
+def test_a_malformed_dependency_is_refused(requirement: str) -> None:
+    with pytest.raises(LockError, match="root: malformed requirement"):
+        parse_requirement(requirement, wanted_by="root", python="3.13")
+
+
+def test_dependencies_of_dependencies_are_found_by_their_extras_and_for_the_python_of_the_image(
+    index: Path,
+) -> None:
+    for name in ("fast", "slow", "old", "new"):
+        make_wheel(index, name, "1.0")
+    make_wheel(
+        index, "middle", "1.0", "py3-none-any",
+        'fast; extra == "speed"', 'slow; extra == "other"', 'old; python_version < "3.12"',
+        'new; python_version >= "3.12"', 'evil @ https://h/x.zip ; sys_platform == "win32"',
+    )  # fmt: skip
+    found = [name.partition("-")[0] for name in resolve(index, "middle[Speed]")]
+    assert found == ["fast", "middle", "new", "root"]
+    found = [name.partition("-")[0] for name in resolve(index, "middle", suite="bookworm")]
+    assert found == ["middle", "old", "root"]
+
+
+def test_every_requirement_on_a_wheel_counts(index: Path) -> None:
+    assert resolve(index, "alpha", "Beta.Two<1.1")[1].startswith("beta_two-1.0-")
+    with pytest.raises(LockError, match=r"(?i)conflict|No matching distribution"):
+        resolve(index, "alpha", "beta-two<1")
+
+
+def test_wheels_that_depend_on_each_other_are_all_found(index: Path) -> None:
+    make_wheel(index, "one", "1.0", "py3-none-any", "root", "two")
+    make_wheel(index, "two", "1.0", "py3-none-any", "one")
+    assert [name.partition("-")[0] for name in resolve(index, "one")] == ["one", "root", "two"]
 
 
 def lock_of(index: Path) -> Lock:

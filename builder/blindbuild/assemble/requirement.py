@@ -61,8 +61,8 @@ def parse_requirement(
         python: version of the image's Python, such as 3.13.
 
     Raises:
-        LockError: malformed; or it names an address, which pip would build, or a version by `===`, where a path
-            can stand.
+        LockError: malformed; or it names an address, which pip would build, or a version by `===`, where a
+            path can stand.
 
     Source: PEP 508; PyPA "Dependency specifiers", "Environment Markers".
     """
