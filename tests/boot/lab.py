@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from blindbuild.assemble.lock import Lock
 from blindbuild.assemble.recipe import load_recipe
 from blindbuild.assemble.request import BuildRequest
 from blindbuild.cli.booting import READY_TIMEOUT_S, BootOptions, configure_machine, gate_answers
-from blindbuild.cli.demo import obtain_inputs
 from blindbuild.cli.inputs import InputOptions, build_into
 from blindbuild.cli.outputs import MANIFEST, RELEASE, STATEMENT
 from blindbuild.cli.sign import sign_image
@@ -25,29 +23,10 @@ from blindbuild.machine.machine import Machine
 from blindbuild.manifest import Statement, TrustRoots, parse_statement, parse_trust
 from blindbuild.publish import SigningKey, TrustContent, generate_key, make_trust
 from blindbuild.verify import Policy
+from tests.locked import QUIET, ROOT, locked_inputs
 
-ROOT = Path(__file__).resolve().parents[2]
 ROUTE = "/v1/hello"
 TIMEOUT_S = 60.0  # an answer under emulation, with a busy machine beside it
-
-
-class QuietReporter:
-    """Says nothing; a test's output is its verdict."""
-
-    def begin(self, title: str, total: int | None = None) -> None:
-        """Start a stage."""
-
-    def advance(self, done: int, detail: str = "") -> None:
-        """Say how far it is."""
-
-    def finish(self, outcome: str = "") -> None:
-        """End it."""
-
-    def note(self, text: str) -> None:
-        """Say something once."""
-
-
-QUIET = QuietReporter()
 
 
 @dataclass
@@ -61,13 +40,10 @@ class Lab:
     def request(self, recipe: Path = ROOT / "recipes" / "hello", **options: object) -> BuildRequest:
         """What to build, with every input in the store."""
         loaded = load_recipe(recipe / "recipe.yaml")
-        lock = self.lock(recipe)
-        return replace(BuildRequest(loaded, lock, jobs=os.cpu_count() or 1, keep_objects=True), **options)
-
-    def lock(self, recipe: Path) -> Lock:
-        """The recipe's lock, or a local one where the mirror has moved on."""
-        loaded = load_recipe(recipe / "recipe.yaml")
-        return obtain_inputs(loaded, store=self.store, reporter=QUIET, options=InputOptions(), locked=False)
+        return replace(
+            BuildRequest(loaded, locked_inputs(recipe), jobs=os.cpu_count() or 1, keep_objects=True),
+            **options,
+        )
 
     def build(self, recipe: Path = ROOT / "recipes" / "hello", **options: object) -> Path:
         """Build and sign; return the image's directory."""

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.gate_launcher import FakeLauncher
+from tests.locked import locked_toolchain
 
 GATE_SOURCES = Path(__file__).resolve().parents[2] / "builder" / "blindbuild" / "guest" / "gate"
 CONFIG = {
@@ -37,10 +38,8 @@ LISTENER, TPM, LOG, LAUNCHER = 3, 4, 5, 6
 
 
 def go_command() -> tuple[str, dict[str, str]]:
-    """Return the Go program and its environment, or skip: the toolchain is a locked input of the image."""
-    root = os.environ.get("BLINDBUILD_GO_ROOT")
-    if not root:
-        pytest.skip("BLINDBUILD_GO_ROOT does not name a Go 1.24 tree")
+    """Return the Go program and its environment: the locked toolchain's, as it compiles the product."""
+    root = str(locked_toolchain() / "usr" / "lib" / "go-1.24")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blindbuild-tests" / "go"
     environment = {
         "GOROOT": root,

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from blindbuild.assemble.command_line import kernel_command_line
-from blindbuild.assemble.fetch import missing_inputs
 from blindbuild.assemble.kernel import BuiltKernel, build_kernel, relink_kernel
 from blindbuild.assemble.kernel_config import load_fragments, parse_config
-from blindbuild.assemble.lock import Lock, read_lock
+from blindbuild.assemble.lock import Lock
 from blindbuild.assemble.toolchain import prepare_toolchain, toolchain_key
 from blindbuild.host.store import Store
+from tests.locked import locked_inputs, user_store
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "kernel.config"
@@ -25,18 +25,13 @@ pytestmark = pytest.mark.kernel
 
 @pytest.fixture(scope="module")
 def lock() -> Lock:
-    return read_lock(ROOT / "recipes" / "hello" / "recipe.lock")
+    return locked_inputs()
 
 
 @pytest.fixture(scope="module")
-def store(lock: Lock) -> Store:
+def store() -> Store:
     """The user's store, where the kernel stays for the next run."""
-    store = Store.default(os.environ)
-    packages = {package.name for package in (*lock.groups["toolchain"], *lock.groups["kernel-source"])}
-    missing = sorted({item.name for item in missing_inputs(lock, store)} & packages)
-    if missing:
-        pytest.skip(f"not in the store, run `blindbuild fetch`: {', '.join(missing)}")
-    return store
+    return user_store()
 
 
 @pytest.fixture(scope="module")
