@@ -1,0 +1,12 @@
+"""What holds for every test: the same examples in every run, and no judgement by the clock."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# A busy machine is no failure, and CI that fails once in fifty runs teaches nobody; test-full draws anew.
+settings.register_profile("steady", deadline=None, derandomize=True, database=None)
+settings.register_profile("searching", deadline=None, max_examples=500)
+settings.load_profile(os.environ.get("BLINDBUILD_HYPOTHESIS", "steady"))
