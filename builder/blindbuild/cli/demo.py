@@ -110,7 +110,7 @@ def obtain_inputs(
 
 
 def _ask(url: str, image: Path, trust: Path, name: str, reporter: Reporter) -> None:
-    options = JudgingOptions(manifest=image, trust=trust, allow_test_tpm=True, remember=False)
+    options = JudgingOptions(manifest=image, trust=trust, allow_test_tpm=True, history=False)
     reporter.begin("ask for evidence, with a fresh nonce, and judge it")
     attempt = attest(url, expect(options))
     reporter.finish(f"{len(attempt.appraisal.steps)} steps")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import click
 
-from blindbuild.cli.options import JudgingOptions, state_directory
+from blindbuild.cli.options import JudgingOptions
 from blindbuild.cli.outputs import find_manifest
 from blindbuild.client import Expectation, StateStore
 from blindbuild.digest import HashAlgorithm
@@ -26,8 +28,14 @@ def expect(options: JudgingOptions) -> Expectation:
         trust=parse_trust(read_bytes(options.trust, error=UsageError)),
         policy=Policy(allow_test_tpm=options.allow_test_tpm, allow_debug=options.allow_debug),
         bank=HashAlgorithm(options.bank),
-        state=StateStore(options.state or state_directory()) if options.remember else None,
+        state=_state(options.state) if options.history else None,
+        remember=options.remember,
     )
+
+
+def _state(chosen: Path | None) -> StateStore:
+    # the library's own place: what a program accepted, the command line must not take back in time
+    return StateStore.default(os.environ) if chosen is None else StateStore(chosen)
 
 
 def show_appraisal(appraisal: Appraisal, *, bank: str, as_json: bool, to_stderr: bool = False) -> None:

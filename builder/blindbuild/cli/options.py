@@ -37,6 +37,7 @@ class JudgingOptions:
     allow_debug: bool = False
     remember: bool = True
     state: Path | None = None
+    history: bool = True  # no option: only the demo, which rebuilds one release over and over, goes without
 
 
 _JUDGING = (
@@ -70,7 +71,13 @@ _JUDGING = (
         type=click.Path(file_okay=False, path_type=Path),
         help="Where accepted releases are remembered [default: the user's state directory].",
     ),
-    click.option("--no-remember", "remember", flag_value=False, default=True, help="Remember nothing."),
+    click.option(
+        "--no-remember",
+        "remember",
+        flag_value=False,
+        default=True,
+        help="Record nothing; what was accepted before is still held against the server.",
+    ),
 )
 
 
@@ -79,7 +86,7 @@ def judging_options(function: Function) -> Function:
 
     @functools.wraps(function)
     def wrapped(**values: Any) -> None:
-        names = {field.name for field in dataclasses.fields(JudgingOptions)}
+        names = {field.name for field in dataclasses.fields(JudgingOptions)} & values.keys()
         options = JudgingOptions(**{name: values.pop(name) for name in names})
         function(**values, options=options)
 

@@ -52,5 +52,5 @@ def command(server: str, options: JudgingOptions, save: Path | None, as_json: bo
         write_atomically(save, session_bytes(session))
     show_appraisal(appraisal, bank=session.bank.value, as_json=as_json)
     accepted = appraisal.accepted()
-    if session.live and expectation.state is not None:
-        expectation.state.record(expectation.trust.domain, accepted.history)
+    if session.live:
+        expectation.record(accepted)

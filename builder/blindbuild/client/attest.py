@@ -50,8 +50,9 @@ class Expectation:
     Attributes:
         envelope: a DSSE envelope over the statement.
         release: a DSSE envelope over the release, or None.
-        state: where accepted sessions are remembered, or None to remember nothing.
+        state: where accepted sessions are remembered, or None to judge as if at first use.
         clock: gives seconds since 1970.
+        remember: record what is accepted; if not, what was recorded before still counts.
     """
 
     envelope: bytes
@@ -61,6 +62,7 @@ class Expectation:
     bank: HashAlgorithm = HashAlgorithm.SHA256
     state: StateStore | None = None
     clock: Callable[[], float] = time.time
+    remember: bool = True
 
     def now(self) -> int:
         """Return the whole seconds since 1970."""
@@ -69,6 +71,11 @@ class Expectation:
     def history(self) -> History | None:
         """Return what was accepted before in this trust domain."""
         return None if self.state is None else self.state.read(self.trust.domain)
+
+    def record(self, accepted: AcceptedSession) -> None:
+        """Remember an accepted session, if that is wanted."""
+        if self.state is not None and self.remember:
+            self.state.record(self.trust.domain, accepted.history)
 
 
 class AttestedConnection:
@@ -153,9 +160,7 @@ class Attempt:
         """
         try:
             accepted = self.appraisal.accepted()
-            state = self._expectation.state
-            if state is not None:
-                state.record(self._expectation.trust.domain, accepted.history)
+            self._expectation.record(accepted)
             return AttestedConnection(self._connection, accepted, self._expectation.clock)
         except BaseException:
             self.close()

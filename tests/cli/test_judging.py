@@ -1,0 +1,101 @@
+"""What `verify` and `call` hold against a server, what they remember, and what they let a terminal see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from blindbuild.cli import judging
+from blindbuild.cli.main import main
+from blindbuild.client import Expectation, StateStore
+from blindbuild.digest import Digest
+from blindbuild.errors import BlindbuildError, VerificationError
+from blindbuild.verify import History
+from tests.fakes.attester import Attester, Server
+from tests.fakes.published import NOW, honest_boot, log_bytes
+from tests.fakes.world import authority, pinned_trust, publisher, tpm
+
+ROOTS = {"test_tpm_roots": [authority().root_pem], "test_tpm_intermediates": [authority().issuer_pem]}
+
+
+@pytest.fixture
+def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A published image directory with a trust file, at the time for which it was published."""
+    monkeypatch.setattr(judging, "Expectation", partial(Expectation, clock=lambda: NOW))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
+    place = tmp_path / "image"
+    place.mkdir()
+    (place / "manifest.dsse.json").write_bytes(publisher().envelope)
+    (place / "release.dsse.json").write_bytes(publisher().release)
+    (place / "trust.json").write_bytes(publisher().trust(**ROOTS))
+    return place
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    attester = Attester(tpm=tpm(), event_log=log_bytes(honest_boot()))
+    with Server(attester.handle, attester.key) as running:
+        yield running
+
+
+def judged(verb: str, target: str, image: Path, *more: str) -> Result:
+    arguments = (target, "--manifest", str(image), "--trust", str(image / "trust.json"), "--allow-test-tpm")
+    return CliRunner().invoke(main, [verb, *arguments, *more], env={"COLUMNS": "200"})
+
+
+def refusal(result: Result) -> BlindbuildError:
+    assert isinstance(result.exception, BlindbuildError), result.output
+    return result.exception
+
+
+# --- memory
+
+
+@pytest.mark.parametrize("more", [(), ("--no-remember",)])
+@pytest.mark.parametrize("verb", ["verify", "call"])
+def test_an_older_release_is_refused_whether_or_not_this_run_is_remembered(
+    verb: str, more: tuple[str, ...], image: Path, server: Server, tmp_path: Path
+) -> None:
+    state = StateStore(tmp_path / "state")
+    newer = History(10**9, Digest.sha256(b"newer"), NOW)
+    state.record(pinned_trust().domain, newer)
+    error = refusal(
+        judged(
+            verb,
+            f"{server.url}/v1/hello" if verb == "call" else server.url,
+            image,
+            "--state",
+            str(tmp_path / "state"),
+            *more,
+        )
+    )
+    assert isinstance(error, VerificationError)
+    assert (error.step, error.reason) == ("M10", "rollback")
+    assert state.read(pinned_trust().domain) == newer
+
+
+@pytest.mark.parametrize("verb", ["verify", "call"])
+def test_without_remembering_nothing_is_recorded(
+    verb: str, image: Path, server: Server, tmp_path: Path
+) -> None:
+    target = f"{server.url}/v1/hello" if verb == "call" else server.url
+    state = ("--state", str(tmp_path / "state"))
+    assert judged(verb, target, image, "--no-remember", *state).exit_code == 0
+    assert not (tmp_path / "state").exists()
+    assert judged(verb, target, image, *state).exit_code == 0
+    assert StateStore(tmp_path / "state").read(pinned_trust().domain) is not None
+
+
+def test_command_line_and_library_share_one_memory(image: Path, server: Server, tmp_path: Path) -> None:
+    assert judged("verify", server.url, image).exit_code == 0
+    memory = StateStore.default({"XDG_STATE_HOME": str(tmp_path / "xdg")})
+    assert memory.read(pinned_trust().domain) is not None
+
+
+def test_without_history_even_a_newer_release_is_not_held_against_the_demo(image: Path) -> None:
+    options = judging.JudgingOptions(manifest=image, trust=image / "trust.json", history=False)
+    assert judging.expect(options).history() is None
