@@ -18,11 +18,19 @@ class FakeKernelSandbox:
     Args:
         changes: symbols that this Kconfig sets whatever was asked for.
         compiler_fails: make the compile step fail after it has written objects.
+        plant: called with the object tree after each step of make.
     """
 
-    def __init__(self, *, changes: Mapping[str, str] | None = None, compiler_fails: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        changes: Mapping[str, str] | None = None,
+        compiler_fails: bool = False,
+        plant: Callable[[Path], None] = lambda _: None,
+    ) -> None:
         self.changes = dict(changes or {})
         self.compiler_fails = compiler_fails
+        self.plant = plant
         self.calls: list[tuple[str, ...]] = []
         self.environments: list[Mapping[str, str]] = []
 
@@ -46,6 +54,8 @@ class FakeKernelSandbox:
             self._configure(places["/objects"].source)
         else:
             self._compile(places["/objects"].source, on_line)
+        if argv[0] == "make":
+            self.plant(places["/objects"].source)
         return Completed(b"", b"", 0)
 
     def _unpack(self, places: Mapping[str, Bind]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ class RecordingCompiler:
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
         self.fails = False
+        self.plant: Callable[[Path], None] | None = None
 
     def __call__(
         self,
@@ -44,6 +46,9 @@ class RecordingCompiler:
         self.calls.append(tuple(argv))
         if self.fails:
             raise ToolError("fake compiler: failed")
+        if self.plant is not None:
+            self.plant(places["/result"].source)
+            return Completed(b"", b"", 0)
         source = places["/guest"].source
         files = sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file())
         seen = [*files, *argv, cwd, *(f"{name}={value}" for name, value in sorted(env.items()))]
@@ -129,6 +134,48 @@ def test_a_failed_compilation_leaves_nothing_behind(tmp_path: Path, compiler: Re
         build(Store(tmp_path))
     compiler.fails = False
     assert build(Store(tmp_path)).init
+
+
+def plant_link(result: Path, secret: Path) -> None:
+    (result / "program").symlink_to(secret)
+
+
+def plant_directory(result: Path, secret: Path) -> None:
+    (result / "program").mkdir()
+
+
+def plant_pipe(result: Path, secret: Path) -> None:
+    os.mkfifo(result / "program")
+
+
+@pytest.mark.parametrize("plant", [plant_link, plant_directory, plant_pipe])
+def test_what_a_compiler_leaves_in_place_of_a_program_is_refused_and_not_kept(
+    tmp_path: Path, compiler: RecordingCompiler, plant: Callable[[Path, Path], None]
+) -> None:
+    (tmp_path / "secret").write_text("of the machine that builds")
+    compiler.plant = lambda result: plant(result, tmp_path / "secret")
+    with pytest.raises(BuildError, match="program: expected a regular file"):
+        build(Store(tmp_path / "store"))
+    compiler.plant = None
+    assert build(Store(tmp_path / "store")).init
+
+
+def test_a_program_of_any_size_is_not_read(
+    tmp_path: Path, compiler: RecordingCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest, "MAX_PROGRAM_BYTES", 10)
+    with pytest.raises(BuildError, match="program: expected at most 10 bytes, got more"):
+        build(Store(tmp_path))
+
+
+def test_nothing_but_the_program_is_kept(tmp_path: Path, compiler: RecordingCompiler) -> None:
+    def plant(result: Path) -> None:
+        (result / "program").write_text("program")
+        (result / "more").symlink_to("/etc/passwd")
+
+    compiler.plant = plant
+    build(Store(tmp_path))
+    assert not list((tmp_path / "stages").rglob("more"))
 
 
 def test_no_path_of_this_machine_decides_about_the_bytes(tmp_path: Path, compiler: RecordingCompiler) -> None:

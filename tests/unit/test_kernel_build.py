@@ -198,3 +198,32 @@ def test_without_kept_objects_everything_is_compiled_anew(store, options, use):
     use()
     build_kernel(store, **options)
     assert relink_kernel(store, **options, other_command_line="quiet panic=-2").bzimage.is_file()
+
+
+@pytest.mark.parametrize(
+    "place", [".config", "arch/x86/boot/bzImage", "System.map", "include/config/kernel.release", "arch/x86"]
+)
+def test_a_link_in_place_of_a_result_is_refused(store, options, use, tmp_path, place):
+    def plant(objects: Path) -> None:
+        planted, secret = objects / place, tmp_path / "secret"
+        if planted.exists():
+            planted.rename(secret)
+            planted.symlink_to(secret)
+
+    use(plant=plant)
+    with pytest.raises(BuildError, match=r"expected a regular file, below no link"):
+        build_kernel(store, **options)
+    assert not (store.root / "stages" / KERNEL_STAGE).exists()
+
+
+def test_a_link_in_kept_objects_is_not_written_through(store, options, use, tmp_path):
+    def plant(objects: Path) -> None:
+        (objects / "asked.config").unlink()
+        (objects / "asked.config").symlink_to(tmp_path / "mine")
+
+    (tmp_path / "mine").write_text("mine")
+    use(plant=plant)
+    build_kernel(store, **options, keep_objects=True)
+    use()
+    relink_kernel(store, **options, other_command_line="other")
+    assert (tmp_path / "mine").read_text() == "mine"

@@ -223,6 +223,17 @@ def test_a_pipe_in_a_result_is_refused(store: Store) -> None:
     assert store.find_stage("x", KEY) is None
 
 
+@pytest.mark.parametrize("mode", [0o4755, 0o2755, 0o6644])
+def test_a_set_id_bit_in_a_result_is_refused(store: Store, mode: int) -> None:
+    def make(directory: Path) -> None:
+        (directory / "program").write_text("x")
+        (directory / "program").chmod(mode)
+
+    with pytest.raises(StoreError, match=f"made program with mode {mode:04o}, expected no set-id bits"):
+        store.ensure_stage("x", KEY, make)
+    assert store.find_stage("x", KEY) is None
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "A"])
 def test_a_stage_name_is_a_plain_word(store: Store, name: str) -> None:
     with pytest.raises(StoreError, match="expected a stage name"):

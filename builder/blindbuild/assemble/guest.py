@@ -6,13 +6,13 @@ sandbox, at fixed paths, by the locked compilers, so the same bytes come out whe
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from blindbuild.digest import Digest
 from blindbuild.errors import BuildError
+from blindbuild.host.files import read_untrusted, remove_tree, write_atomically
 from blindbuild.host.sandbox import Bind, run_in_sandbox
 from blindbuild.host.store import Store
 
@@ -20,6 +20,7 @@ GUEST_DIRECTORY = Path(__file__).resolve().parents[1] / "guest"
 INIT_STAGE, GATE_STAGE, WORKLOAD_STAGE = "guest-init", "guest-gate", "guest-workload"
 VARIANTS = ("product", "probe")
 COMPILE_TIMEOUT_S = 1800.0  # the Go standard library takes a minute on two cores
+MAX_PROGRAM_BYTES = 256 << 20  # the gate, the largest, has 10 MB; bounds memory
 MAX_SOURCE_BYTES = 1 << 20  # of one of the recipe's programs; what is larger wants a build system
 
 # musl has no fortified headers, so _FORTIFY_SOURCE would do nothing here.
@@ -95,13 +96,17 @@ class _Compiler:
                 timeout_s=COMPILE_TIMEOUT_S,
                 on_line=self.on_line,
             )
-            shutil.rmtree(guest)
+            program = read_untrusted(result, "program", limit_bytes=MAX_PROGRAM_BYTES)
+            for filled in (guest, result):
+                remove_tree(filled)
+            write_atomically(result / "program", program)  # and nothing else that a source made it leave
 
         settings = [f"{name}={value}" for name, value in sorted(env.items())]
         files = [f"{name} {Digest.sha256(data)}" for name, data in sorted(sources.items())]
         lines = [stage, f"toolchain {self.toolchain_key}", *settings, *argv, *files]
         key = Digest.sha256("\n".join(lines).encode())
-        return (self.store.ensure_stage(stage, key, make) / "result" / "program").read_bytes()
+        made = self.store.ensure_stage(stage, key, make)
+        return read_untrusted(made / "result", "program", limit_bytes=MAX_PROGRAM_BYTES)
 
 
 def build_guest(
@@ -125,7 +130,7 @@ def build_guest(
         on_line: told what the compilers say.
 
     Raises:
-        BuildError: an unknown variant, or a source that is too large.
+        BuildError: an unknown variant, a source that is too large, or a compiler that left no regular file.
         ToolError: a compiler failed.
         StoreError: a cached result is damaged; it has been removed.
 

@@ -31,7 +31,7 @@ from blindbuild.digest import Digest
 from blindbuild.errors import BuildError
 from blindbuild.formats.deb import read_deb
 from blindbuild.formats.tar import EntryKind
-from blindbuild.host.files import remove_tree
+from blindbuild.host.files import read_untrusted, remove_tree, write_atomically
 from blindbuild.host.sandbox import Bind, run_in_sandbox
 from blindbuild.host.store import Store
 
@@ -40,6 +40,7 @@ RELINKED_STAGE = "kernel-relinked"
 OBJECTS_STAGE = "kernel-objects"
 CONFIGURE_TIMEOUT_S = 600.0
 COMPILE_TIMEOUT_S = 3 * 3600.0  # 7 minutes on two cores; a slow machine must not fail for that
+MAX_RESULT_BYTES = 256 << 20  # a kernel has 15 MB; bounds memory
 PROGRESS_STEPS = 50  # compile steps between two lines of progress
 
 _RECIPE_VERSION = 1  # raise it when the same inputs give other bytes
@@ -267,13 +268,18 @@ def _configure(bench: _Bench) -> frozenset[str]:
     known = frozenset(
         symbol
         for path in sorted(bench.source.rglob("Kconfig*"))
-        if path.is_file()
+        if path.is_file() and not path.is_symlink()
         for symbol in _KCONFIG_SYMBOL.findall(path.read_text("utf-8", "replace"))
     )
-    (bench.objects / _ASKED).write_text(render_config(bench.inputs.asked), "ascii")
+    # Kept objects are the work of a sandbox: a link there must not be written through.
+    write_atomically(bench.objects / _ASKED, render_config(bench.inputs.asked).encode("ascii"))
     bench.make(["allnoconfig"], timeout_s=CONFIGURE_TIMEOUT_S)
-    config = (bench.objects / ".config").read_text("ascii")
-    _check(parse_config(config, where="resolved kernel configuration"), known, bench.inputs)
+    config = read_untrusted(bench.objects, ".config", limit_bytes=MAX_RESULT_BYTES)
+    _check(
+        parse_config(config.decode("ascii", "replace"), where="resolved kernel configuration"),
+        known,
+        bench.inputs,
+    )
     return known
 
 
@@ -285,8 +291,8 @@ def _collect(bench: _Bench, known: frozenset[str], directory: Path) -> None:
         "release": "include/config/kernel.release",
     }
     for name, place in places.items():
-        shutil.copyfile(bench.objects / place, directory / name)
-        (directory / name).chmod(0o644)
+        data = read_untrusted(bench.objects, place, limit_bytes=MAX_RESULT_BYTES)
+        write_atomically(directory / name, data)
     (directory / "symbols").write_text("".join(f"{symbol}\n" for symbol in sorted(known)), "ascii")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from blindbuild.digest import Digest, HashAlgorithm
-from blindbuild.errors import BlindbuildError
+from blindbuild.errors import BlindbuildError, BuildError
 
 MAX_FILE_BYTES = 1 << 32  # nothing blindbuild reads whole comes near 4 GiB; bounds memory
 
@@ -76,6 +76,41 @@ def read_bytes(
         raise error(f"{path}: cannot read: {_reason(failure)}", hint=hint) from failure
     if len(data) > limit_bytes:
         raise error(f"{path}: expected at most {limit_bytes} bytes, got more", hint=hint)
+    return data
+
+
+def read_untrusted(root: Path, place: str, *, limit_bytes: int) -> bytes:
+    """Return a file's bytes from a directory that foreign code filled; no link in it is followed.
+
+    Args:
+        root: the directory, itself ours.
+        place: the file's path below it, with `/`.
+        limit_bytes: more than this is refused.
+
+    Raises:
+        BuildError: not there, not readable, not a regular file, below a link, or too large.
+    """
+    path = root / place
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    *directories, name = place.split("/")
+    try:
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for part in directories:
+                inner = os.open(part, flags | os.O_DIRECTORY, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = inner
+            stream = os.fdopen(os.open(name, flags, dir_fd=descriptor), "rb")
+        finally:
+            os.close(descriptor)
+        with stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise BuildError(f"{path}: expected a regular file")
+            data = stream.read(limit_bytes + 1)
+    except OSError as error:
+        raise BuildError(f"{path}: expected a regular file, below no link: {_reason(error)}") from error
+    if len(data) > limit_bytes:
+        raise BuildError(f"{path}: expected at most {limit_bytes} bytes, got more")
     return data
 
 

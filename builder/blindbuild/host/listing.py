@@ -11,6 +11,8 @@ from blindbuild.errors import StoreError
 
 MAX_SYNCED_FILES = 64  # above this one flush of the whole machine is cheaper than one for each file
 
+SET_ID_BITS = stat.S_ISUID | stat.S_ISGID
+
 
 def list_tree(root: Path) -> bytes:
     """Return one line for each entry below `root`, sorted by the bytes of the path.
@@ -40,14 +42,15 @@ def flush_tree(root: Path, listing: bytes) -> None:
     """Flush all files below `root` to disk, and refuse what a result must not hold.
 
     Raises:
-        StoreError: there is something that is neither file, directory nor symbolic link.
+        StoreError: there is something that is neither file, directory nor symbolic link; or a file that gives
+            whoever runs it the rights of its owner or group.
     """
     for line in listing.splitlines():
-        if line.startswith(b"?"):
-            raise StoreError(
-                f"a stage made {line.split(b' ', 4)[-1].decode('ascii')}, "
-                "expected only files, directories and symbolic links"
-            )
+        kind, mode, _, _, name = line.decode("ascii").split(" ", 4)
+        if kind == "f" and int(mode, 8) & SET_ID_BITS:  # a directory may have inherited its bit
+            raise StoreError(f"a stage made {name} with mode {mode}, expected no set-id bits")
+        if kind == "?":
+            raise StoreError(f"a stage made {name}, expected only files, directories and symbolic links")
     files = [path for path in _walk(root) if path.is_file() and not path.is_symlink()]
     if len(files) > MAX_SYNCED_FILES:
         os.sync()
