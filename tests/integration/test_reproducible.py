@@ -47,8 +47,11 @@ def becomes_nobody(environ: dict[str, str]) -> bool:
 
 
 def second_store(first: Store) -> Path:
-    """A store of its own beside the first: the same inputs, none of its results; kept between runs."""
-    place = first.root.with_name(f"{first.root.name}-rebuild")
+    """A store of its own: the same inputs, none of the first one's results; kept between runs.
+
+    Not in the user's cache directory, which other users may not enter.
+    """
+    place = Path("/var/tmp") / f"blindbuild-rebuild-{os.geteuid()}"
     (place / "blobs").mkdir(parents=True, exist_ok=True)
     for blob in (first.root / "blobs").rglob("*"):
         target = place / "blobs" / blob.relative_to(first.root / "blobs")
