@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -346,6 +347,67 @@ def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot write: not a directory") as caught:
         Store(tmp_path / "file" / "store").add(b"abc")
     assert "BLINDBUILD_STORE" in (caught.value.hint or "")
+
+
+USES = [
+    lambda store: store.add(b"abc"),
+    lambda store: store.has(ABC),
+    lambda store: store.read(ABC),
+    lambda store: store.path(ABC),
+    lambda store: store.find_stage("x", KEY),
+    lambda store: store.ensure_stage("x", KEY, fill),
+    lambda store: store.workspace("x").__enter__(),
+    lambda store: store.partial(ABC).__enter__(),
+]
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+def test_a_new_store_is_its_owners_alone(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        Store(tmp_path / "new" / "store").add(b"abc")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new" / "store").stat().st_mode & 0o7777 == 0o700
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o757, 0o1777])
+def test_a_store_that_others_can_write_to_is_refused(
+    tmp_path: Path, use: Callable[[Store], object], mode: int
+) -> None:
+    Store(tmp_path / "store").add(b"abc")
+    (tmp_path / "store").chmod(mode)
+    with pytest.raises(StoreError, match=f"only its owner can write to, got mode {mode:04o}") as caught:
+        use(Store(tmp_path / "store"))
+    assert caught.value.hint == f"if nobody else has written to it: chmod go-w {tmp_path / 'store'}"
+
+
+def test_a_store_that_others_can_only_read_is_used(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir(mode=0o755)
+    assert Store(tmp_path / "store").add(b"abc") == ABC
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_store_of_another_user_is_refused(
+    tmp_path: Path, use: Callable[[Store], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store(tmp_path / "store").add(b"abc")
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    with pytest.raises(StoreError, match="expected a directory of user 4711, got one") as caught:
+        use(Store(tmp_path / "store"))
+    assert "BLINDBUILD_STORE" in (caught.value.hint or "")
+
+
+def test_a_link_to_a_store_is_followed_only_if_it_is_the_users(tmp_path: Path) -> None:
+    Store(tmp_path / "store").add(b"abc")
+    (tmp_path / "link").symlink_to("store")
+    assert Store(tmp_path / "link").read(ABC) == b"abc"
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a link of another user")
+    os.lchown(tmp_path / "link", 65534, 65534)
+    with pytest.raises(StoreError, match="or a link"):
+        Store(tmp_path / "link").read(ABC)
 
 
 def test_a_file_is_written_whole_with_its_mode(tmp_path: Path) -> None:

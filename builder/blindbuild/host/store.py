@@ -36,12 +36,14 @@ class Store:
     """A content-addressed directory, safe for several processes at once.
 
     Args:
-        root: where; made on first use.
+        root: where; made on first use, for its owner alone. Where others could write, they could put a
+            compiler of theirs into an unverified stage: every method raises StoreError for such a root.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self._swept = False
+        self._root_checked = False
 
     @classmethod
     def default(cls, environ: Mapping[str, str]) -> Store:
@@ -200,11 +202,13 @@ class Store:
     def _blob(self, digest: Digest) -> Path:
         if digest.algorithm is not HashAlgorithm.SHA256:
             raise StoreError(f"the store names blobs by sha256, got {digest.algorithm.value}")
+        self._check_root()
         return self.root / "blobs" / "sha256" / digest.hex[:2] / digest.hex
 
     def _stage(self, stage: str, key: Digest) -> Path:
         if not stage or not _NAME_LETTERS.issuperset(stage):
             raise StoreError(f"expected a stage name of a-z, 0-9 and -, got {stage!r}")
+        self._check_root()
         return self.root / "stages" / stage / key.hex
 
     def _lock_path(self, name: str) -> Path:
@@ -213,8 +217,31 @@ class Store:
     def _directory(self, name: str) -> Path:
         path = self.root / name
         with self._writing():
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._check_root()
             path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def _check_root(self) -> None:
+        """Once it is there: refuse a root that anybody else can change or exchange."""
+        if self._root_checked:
+            return
+        try:
+            link, status = self.root.lstat(), self.root.stat()
+        except OSError:  # not there yet, or not to be reached: whoever uses it says so
+            return
+        if {link.st_uid, status.st_uid} != {os.geteuid()}:
+            raise StoreError(
+                f"{self.root}: expected a directory of user {os.geteuid()}, got one (or a link) of another",
+                hint="set BLINDBUILD_STORE to a directory of your own",
+            )
+        if status.st_mode & 0o022:
+            raise StoreError(
+                f"{self.root}: expected a directory that only its owner can write to, "
+                f"got mode {status.st_mode & 0o7777:04o}",
+                hint=f"if nobody else has written to it: chmod go-w {self.root}",
+            )
+        self._root_checked = True
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
