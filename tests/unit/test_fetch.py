@@ -287,6 +287,30 @@ def test_inputs_can_be_carried_to_another_machine(mirror: Mirror, store: Store, 
     assert missing_inputs(lock, other) == ()
 
 
+def test_exporting_follows_no_link_that_lies_in_the_directory(
+    mirror: Mirror, store: Store, tmp_path: Path
+) -> None:
+    lock = lock_of(*publish(mirror, "alpha"))
+    fetch_inputs(lock, store, sources(mirror))
+    vendor, name = tmp_path / "vendor", "alpha_2.0+x~1-1_amd64.deb"
+    vendor.mkdir()
+    (tmp_path / "mine").write_text("mine")
+    for link in (name, f".{name}.aside"):
+        (vendor / link).symlink_to(tmp_path / "mine")
+    export_inputs(lock, store, vendor)
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert not (vendor / name).is_symlink()
+    assert (vendor / name).read_bytes() == store.read(lock.groups["toolchain"][0].digest)
+
+
+def test_exporting_onto_a_directory_is_an_error(mirror: Mirror, store: Store, tmp_path: Path) -> None:
+    lock = lock_of(*publish(mirror, "alpha"))
+    fetch_inputs(lock, store, sources(mirror))
+    (tmp_path / "alpha_2.0+x~1-1_amd64.deb" / "inner").mkdir(parents=True)
+    with pytest.raises(FetchError, match=r"alpha_2.0.*cannot write: is a directory"):
+        export_inputs(lock, store, tmp_path)
+
+
 def test_an_altered_file_in_the_vendor_directory_is_refused_and_named(
     mirror: Mirror, store: Store, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from blindbuild.assemble.lock import Lock, LockedPackage, LockedWheel
 from blindbuild.assemble.lock_pypi import download_wheels
 from blindbuild.digest import Digest
 from blindbuild.errors import BlindbuildError, FetchError, LockError, StoreError
-from blindbuild.host.files import hash_file, temporary_directory
+from blindbuild.host.files import hash_file, temporary_directory, write_atomically
 from blindbuild.host.network import NotThereError, Patience, download
 from blindbuild.host.store import Store
 
@@ -118,12 +118,17 @@ def export_inputs(lock: Lock, store: Store, directory: Path) -> int:
             target = directory / _file_name(item)
             if target.is_file() and hash_file(target)[1] == item.digest:
                 continue
-            aside = target.with_name(f".{target.name}.aside")
-            aside.write_bytes(store.read(item.digest))
-            aside.replace(target)
+            _write(target, store.read(item.digest))
     except OSError as error:
         raise FetchError(f"{directory}: cannot write: {error.strerror or error}") from error
     return len(every)
+
+
+def _write(target: Path, data: bytes) -> None:
+    try:
+        write_atomically(target, data)
+    except BlindbuildError as error:
+        raise FetchError(error.message) from error
 
 
 def _inputs(lock: Lock) -> tuple[LockedPackage | LockedWheel, ...]:
