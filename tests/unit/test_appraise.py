@@ -674,7 +674,7 @@ def test_an_answer_for_another_bank_is_refused() -> None:
 # --- E: registers and log
 
 
-def test_the_firmware_must_be_pinned_by_a_policy_for_use() -> None:
+def test_the_firmware_must_be_pinned_unless_the_tpm_is_below_a_test_root() -> None:
     said = publisher().value["predicate"]["platforms"]
     import copy
 
@@ -684,7 +684,11 @@ def test_the_firmware_must_be_pinned_by_a_policy_for_use() -> None:
     lax = publisher().but(platforms=platforms)
     made = session(statement=lax.statement)
     judge.but(published=lax)(made).accepted()
-    refused(judge.but(published=lax, trust=real_trust(), policy=Policy())(made), "E2:firmware-not-pinned")
+    for policy in (Policy(), TEST_POLICY):  # what a policy would allow is not what was found
+        refused(judge.but(published=lax, trust=real_trust(), policy=policy)(made), "E2:firmware-not-pinned")
+    pinned = parse_trust(publisher().trust(attestation_keys=[tpm().ak_public]))
+    alone = session(statement=lax.statement, credential=False)
+    refused(judge.but(published=lax, trust=pinned)(alone), "E2:firmware-not-pinned")
 
 
 def test_an_unknown_platform_is_refused() -> None:

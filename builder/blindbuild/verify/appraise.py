@@ -94,7 +94,8 @@ def appraise(
     steps.run("C1", lambda: _same_statement(session, found(publication)), needs=("M6",))
     key = judge_endorsement(steps, session, basis, rule)
     quote = _judge_quote(steps, session, key, basis)
-    match, log = _judge_registers(steps, session, publication, policy)
+    operator_run = key is not None and key.operator_run
+    match, log = _judge_registers(steps, session, publication, policy, operator_run=operator_run)
     if not session.live:
         steps.warn(RECORDED)
     verdict = None
@@ -128,12 +129,19 @@ def _judge_quote(
 
 
 def _judge_registers(
-    steps: Checklist, session: RecordedSession, publication: Publication | None, policy: Policy
+    steps: Checklist,
+    session: RecordedSession,
+    publication: Publication | None,
+    policy: Policy,
+    *,
+    operator_run: bool,
 ) -> tuple[PlatformMatch | None, ReplayedLog | None]:
     values = session.evidence.registers
     match = steps.run(
         "E2",
-        lambda: match_platform(found(publication).statement, session.bank, values, policy),
+        lambda: match_platform(
+            found(publication).statement, session.bank, values, policy, operator_run=operator_run
+        ),
         needs=("M6", "Q9"),
     )
     steps.run("E1", lambda: check_registers(found(match)), needs=("E2", "Q9"))

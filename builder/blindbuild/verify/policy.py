@@ -15,7 +15,8 @@ class Policy:
     """Choices of the relying party; the defaults are the strict ones.
 
     Attributes:
-        allow_test_tpm: accept a TPM that its operator runs, and a statement that does not pin the firmware.
+        allow_test_tpm: accept a TPM that its operator runs; with such a one the statement need not pin the
+            firmware.
         allow_debug: accept an image that says of itself that it is for debugging.
         allow_unsafe_clock: accept a TPM whose clock may have gone back (it lost power without a shutdown).
         require_release: refuse a statement that nobody says is current.

@@ -60,12 +60,24 @@ class PlatformMatch:
 
 
 def match_platform(
-    statement: Statement, bank: HashAlgorithm, values: Sequence[Digest], policy: Policy
+    statement: Statement,
+    bank: HashAlgorithm,
+    values: Sequence[Digest],
+    policy: Policy,
+    *,
+    operator_run: bool,
 ) -> tuple[PlatformMatch, str]:
     """Step E2: choose the platform, and see that its rules say something about every register.
 
+    Args:
+        statement: what was promised.
+        bank: the bank of the values.
+        values: the 24 quoted ones.
+        policy: may name the platform.
+        operator_run: A4 led to a test root; only then the firmware need not be pinned.
+
     Raises:
-        VerificationError: no platform of that name, kind or bank, or rules that a policy for use refuses.
+        VerificationError: no platform of that name, kind or bank, or rules that leave out too much.
     """
     named = [p for p in statement.platforms if policy.platform in (None, p.identifier)]
     if not named:
@@ -85,7 +97,7 @@ def match_platform(
     # Each is tried and the closest is reported; only one that matches in every register passes E1.
     matches = [compare_registers(platform, bank, values) for platform in usable]
     best = min(matches, key=lambda match: (len(match.differing), match.platform.identifier))
-    _check_rules(best, policy)
+    _check_rules(best, operator_run)
     return best, best.platform.identifier
 
 
@@ -111,12 +123,12 @@ def check_registers(match: PlatformMatch) -> tuple[None, str]:
     return None, f"{checked} registers as stated, {REGISTER_COUNT - checked} say nothing about the image"
 
 
-def _check_rules(match: PlatformMatch, policy: Policy) -> None:
+def _check_rules(match: PlatformMatch, operator_run: bool) -> None:
     if len(match.rules) != REGISTER_COUNT:
         raise refuse("E2", "rules-incomplete", f"expected {REGISTER_COUNT} rules, got {len(match.rules)}")
     if not any(isinstance(rule, Exact) for rule in match.rules):
         raise refuse("E2", "rules-empty", "expected at least one exact value, got none")
-    if not policy.allow_test_tpm and not isinstance(match.rules[FIRMWARE_REGISTER], OneOf | Exact):
+    if not operator_run and not isinstance(match.rules[FIRMWARE_REGISTER], OneOf | Exact):
         raise refuse(
             "E2",
             "firmware-not-pinned",
