@@ -16,7 +16,7 @@ class Fault:
 
     Attributes:
         kind: `status`, `truncate`, `stall`, `corrupt`, `longer`, `other-size`, `redirect`, `no-range`,
-            `wrong-range`, `unsized`.
+            `wrong-range`, `unsized`, `trickle`.
         value: the status, how many bytes come first, or where it redirects to.
         times: requests it happens to.
     """
@@ -99,6 +99,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if kind == "trickle":
+            self._trickle(body)
+            return
         if kind in ("truncate", "stall"):
             self.wfile.write(body[: int(fault.value if fault else 0)])
             self.wfile.flush()
@@ -107,6 +110,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self.mirror.released.wait(30)
             return
         self.wfile.write(body)
+
+    def _trickle(self, body: bytes) -> None:
+        self.close_connection = True
+        for byte in body:
+            if self.mirror.released.wait(0.02):
+                return
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

@@ -121,6 +121,29 @@ def test_what_patience_does_not_cure_is_an_error(
     assert not isinstance(caught.value, NotThereError)
 
 
+def test_a_mirror_that_trickles_is_given_up(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.faults["/file"] = Fault("trickle")
+    hasty = replace(PATIENT, window_s=0.1, window_bytes=1000)
+    with pytest.raises(FetchError, match=r"expected 1000 bytes in 0\.1 s, got \d+, 3 times in a row"):
+        download(f"{mirror.url}/file", tmp_path / "x", size=len(DATA), patience=hasty)
+    assert len(mirror.requests) == 3
+    assert DATA.startswith((tmp_path / "x").read_bytes())
+
+
+def test_a_mirror_that_brings_one_byte_a_connection_is_given_up(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.faults["/file"] = Fault("truncate", 1)
+    with pytest.raises(FetchError, match="the transfer ended after 3 of 256000 bytes, 3 times in a row"):
+        get(mirror, tmp_path / "x")
+
+
+def test_a_mirror_that_breaks_off_again_and_again_but_brings_enough_is_used(
+    mirror: Mirror, tmp_path: Path
+) -> None:
+    mirror.faults["/file"] = Fault("truncate", PATIENT.window_bytes)
+    assert get(mirror, tmp_path / "x") == DATA
+    assert len(mirror.requests) > PATIENT.attempts
+
+
 def test_another_part_than_the_one_asked_for_is_refused(mirror: Mirror, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(DATA[:1000])
     mirror.faults["/file"] = Fault("wrong-range")

@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO, Protocol, cast
 from urllib.parse import unquote, urlsplit
 
 from blindbuild.errors import FetchError
-from blindbuild.host.clock import sleep_s
+from blindbuild.host.clock import monotonic_s, sleep_s
 
 CHUNK_BYTES = 1 << 16
 MAX_REDIRECTS = 5  # mirror networks use one or two
@@ -38,14 +38,18 @@ class Patience:
     """How long a download is tried.
 
     Attributes:
-        attempts: connections in a row that bring nothing new.
+        attempts: connections in a row that each bring less than `window_bytes`.
         timeout_s: silence after which a connection is given up.
+        window_s: how often a connection's pace is judged.
+        window_bytes: what it must bring in that time; a mirror that trickles would hold a fetch for ever.
         pause_s: before the second attempt; doubled before each further one.
         sleep: waits; replaced where nobody should wait.
     """
 
     attempts: int = 5
     timeout_s: float = 30.0
+    window_s: float = 60.0
+    window_bytes: int = 60 << 10
     pause_s: float = 0.5
     sleep: Callable[[float], None] = field(default=sleep_s, compare=False)
 
@@ -77,17 +81,19 @@ def download(
     if scheme not in _SCHEMES:
         raise FetchError(f"{url}: expected an address with http, https or file", hint=_HINT)
     patience = patience or Patience()
-    fruitless, held = 0, -1
+    fruitless, held = 0, _size(target)
     while _size(target) != size:
         if _size(target) > size:
             target.unlink()  # not ours: too long for what was asked
-        if (now := _size(target)) > held:
-            fruitless, held = 0, now
+        if (now := _size(target)) - held >= patience.window_bytes:
+            fruitless = 0
+        held = now
         try:
             if scheme == "file":
                 _copy(Path(unquote(urlsplit(url).path)), target, size, on_bytes)
             else:
-                _receive(url, target, size, proxies, patience.timeout_s, on_bytes)
+                pace = _Pace(patience, now, on_bytes)
+                _receive(url, target, size, proxies, patience.timeout_s, pace.take)
         except _TemporaryError as error:
             fruitless += 1
             if fruitless >= patience.attempts:
@@ -96,8 +102,34 @@ def download(
     on_bytes(size)
 
 
+class _Reader(Protocol):
+    def read1(self, size: int, /) -> bytes: ...
+
+
 class _TemporaryError(Exception):
     """Something that another attempt may cure."""
+
+
+class _Pace:
+    """Gives a connection up that brings too little in too long."""
+
+    def __init__(self, patience: Patience, held: int, on_bytes: Callable[[int], None]) -> None:
+        self._patience = patience
+        self._on_bytes = on_bytes
+        self._began_s, self._held = monotonic_s(), held
+
+    def take(self, received: int) -> None:
+        """Judge the connection by how many bytes the target holds now, and pass the number on."""
+        self._on_bytes(received)
+        now_s = monotonic_s()
+        if now_s - self._began_s < self._patience.window_s:
+            return
+        if received - self._held < self._patience.window_bytes:
+            raise _TemporaryError(
+                f"expected {self._patience.window_bytes} bytes in {self._patience.window_s:g} s, "
+                f"got {received - self._held}"
+            )
+        self._began_s, self._held = now_s, received
 
 
 class _SameSchemeRedirects(urllib.request.HTTPRedirectHandler):
@@ -140,7 +172,7 @@ def _receive(
             with target.open("r+b" if start else "wb") as stream:
                 stream.seek(start)
                 stream.truncate()
-                _pour(url, cast(IO[bytes], response), stream, start, size, on_bytes)
+                _pour(url, cast(http.client.HTTPResponse, response), stream, start, size, on_bytes)
     except urllib.error.HTTPError as error:
         error.close()
         raise _refusal(url, error.code, target) from error
@@ -200,10 +232,10 @@ def _copy(source: Path, target: Path, size: int, on_bytes: Callable[[int], None]
 
 
 def _pour(
-    url: str, reader: IO[bytes], stream: BinaryIO, start: int, size: int, on_bytes: Callable[[int], None]
+    url: str, reader: _Reader, stream: BinaryIO, start: int, size: int, on_bytes: Callable[[int], None]
 ) -> None:
     received = start
-    while chunk := reader.read(CHUNK_BYTES):
+    while chunk := reader.read1(CHUNK_BYTES):  # `read` waits for a full chunk, however slowly it comes
         received += len(chunk)
         if received > size:
             stream.truncate(0)
