@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.verification import VerificationError as PathError
 
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import VerificationError
@@ -689,6 +690,16 @@ def test_the_firmware_must_be_pinned_unless_the_tpm_is_below_a_test_root() -> No
     pinned = parse_trust(publisher().trust(attestation_keys=[tpm().ak_public]))
     alone = session(statement=lax.statement, credential=False)
     refused(judge.but(published=lax, trust=pinned)(alone), "E2:firmware-not-pinned")
+
+
+def test_a_name_in_a_certificate_cannot_steer_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def quote_the_subject(*_arguments: object) -> None:
+        raise PathError("no path for <Certificate(subject=<Name(CN=\x1b[2J\nok)>)>")
+
+    monkeypatch.setattr("blindbuild.verify.endorse._verify_path", quote_the_subject)
+    appraisal = judge(session())
+    assert "A4:certificate-path" in appraisal.reasons
+    assert all(step.detail.isprintable() for step in appraisal.steps if step.detail)
 
 
 def test_an_unknown_platform_is_refused() -> None:

@@ -24,7 +24,7 @@ REFUSED = {
     "Arabic digits": ({"validFrom": "٢٠٢٦-01-01T00:00:00Z"}, "expected a time such as"),
     "final newline": ({"validFrom": "2026-01-01T00:00:00Z\n"}, "expected a time such as"),
     "before 1970": ({"validFrom": "1969-12-31T23:59:59Z"}, "expected a time from 1970"),
-    "unknown field": ({"channel": "stable"}, "unknown channel"),
+    "unknown field": ({"channel": "stable"}, "unknown 'channel'"),
     "type": ({"_type": "urn:blindbuild:release:v2"}, "_type: expected"),
     "sequence": ({"sequence": 1.5}, "expected an integer"),
     "product": ({"product": "../x"}, "release.product: expected"),

@@ -11,6 +11,7 @@ from blindbuild.cli.judging import expect, show_appraisal
 from blindbuild.cli.options import JudgingOptions, judging_options
 from blindbuild.client import attest
 from blindbuild.errors import UsageError
+from blindbuild.formats.printable import visible
 from blindbuild.host.files import read_bytes
 
 
@@ -35,7 +36,7 @@ def command(url: str, data: str, verbose: bool, options: JudgingOptions) -> None
     with attempt.accept() as connection:
         for warning in connection.session.warnings:
             if not verbose:
-                click.echo(f"warning: {warning}", err=True)
+                click.echo(f"warning: {visible(warning)}", err=True)
         answer = connection.post(path, body)
     sys.stdout.buffer.write(answer)
     sys.stdout.buffer.flush()

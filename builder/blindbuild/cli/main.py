@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
 
 from blindbuild import __version__
 from blindbuild.errors import BlindbuildError
+from blindbuild.formats.printable import visible
 
 # verb -> (module below blindbuild.cli, one line of help); the lines stand here so that --help imports no verb
 VERBS = {
@@ -84,6 +86,15 @@ def _exit_code() -> int:
 
 
 def _show(error: BlindbuildError) -> None:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True)
-    for line in (error.hint or "").splitlines():
-        click.echo(f"{click.style('hint:', fg='cyan')} {line}", err=True)
+    # a message may quote a server; only the indentation of its further lines tells them from ours
+    first, *more = error.message.split("\n")
+    _say(f"{click.style('error:', fg='red', bold=True)} {visible(first)}")
+    for line in more:
+        _say(f"  {visible(line)}")
+    for line in error.hint.split("\n") if error.hint else ():
+        _say(f"{click.style('hint:', fg='cyan')} {visible(line)}")
+
+
+def _say(line: str) -> None:
+    # https://no-color.org: present and not empty, whatever its value
+    click.echo(line, err=True, color=False if os.environ.get("NO_COLOR") else None)

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from blindbuild.formats.printable import visible
+
 OK, FAILED, SKIPPED = "[green]✓[/]", "[red]✗[/]", "[yellow]–[/]"
 _MARKS = {"ok": OK, "failed": FAILED, "skipped": SKIPPED}
 _SHOWN_HEX = 16  # enough digits to compare by eye; --json has all of them
@@ -60,14 +62,14 @@ class TerminalReporter:
         """Start a stage; `total` is in the unit that `advance` counts."""
         self._title, self._began = title, time.monotonic()
         if self._console.is_terminal:
-            self._task = self._progress.add_task(escape(title), total=total, detail="")
+            self._task = self._progress.add_task(_plain(title), total=total, detail="")
         else:
-            self._console.print(f"  … {escape(title)}")
+            self._console.print(f"  … {_plain(title)}")
 
     def advance(self, done: int, detail: str = "") -> None:
         """Say how far the stage is."""
         if self._task is not None:
-            self._progress.update(self._task, completed=done, detail=escape(detail))
+            self._progress.update(self._task, completed=done, detail=_plain(detail))
 
     def finish(self, outcome: str = "") -> None:
         """End the stage and leave one line behind."""
@@ -75,12 +77,12 @@ class TerminalReporter:
             self._progress.remove_task(self._task)
             self._task = None
         seconds = time.monotonic() - self._began
-        tail = f" [dim]{escape(outcome)}[/]" if outcome else ""
-        self._console.print(f"  {OK} {escape(self._title)}{tail} [dim]({seconds:.1f} s)[/]")
+        tail = f" [dim]{_plain(outcome)}[/]" if outcome else ""
+        self._console.print(f"  {OK} {_plain(self._title)}{tail} [dim]({seconds:.1f} s)[/]")
 
     def note(self, text: str) -> None:
         """Say something once."""
-        self._console.print(f"  [yellow]![/] {escape(text)}")
+        self._console.print(f"  [yellow]![/] {_plain(text)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,8 @@ class RegisterRow:
 def print_steps(steps: Iterable[tuple[str, str, str, str]], *, console: Console) -> None:
     """Print (id, title, outcome, detail) step by step."""
     for identifier, title, outcome, detail in steps:
-        tail = f" [dim]{escape(detail)}[/]" if detail else ""
-        console.print(f"  {_MARKS[outcome]} [bold]{identifier:<4}[/] {escape(title)}{tail}")
+        tail = f" [dim]{_plain(detail)}[/]" if detail else ""
+        console.print(f"  {_MARKS[outcome]} [bold]{identifier:<4}[/] {_plain(title)}{tail}")
 
 
 def print_registers(rows: Sequence[RegisterRow], *, bank: str, console: Console) -> None:
@@ -108,7 +110,7 @@ def print_registers(rows: Sequence[RegisterRow], *, bank: str, console: Console)
     for row in rows:
         sign = {"ok": "=", "failed": "[red]≠[/]", "skipped": " "}[row.outcome]
         expected = "" if row.outcome == "skipped" else _shorten(row.expected)
-        tail = f"  [dim]{escape(row.why)}[/]" if row.why else ""
+        tail = f"  [dim]{_plain(row.why)}[/]" if row.why else ""
         line = f"{row.register:>3}  {row.rule:<13} {expected:<17} {sign} {_shorten(row.measured)}{tail}"
         console.print(f"  {_MARKS[row.outcome]} {line}")
     console.print()
@@ -120,7 +122,12 @@ def _shorten(value: str) -> str:
 
 def print_warning(text: str) -> None:
     """Print a warning on stderr."""
-    error_console().print(f"  [yellow]warning:[/] {escape(text)}")
+    error_console().print(f"  [yellow]warning:[/] {_plain(text)}")
+
+
+def _plain(text: str) -> str:
+    """Return text that is neither markup nor able to steer the terminal, whoever wrote it."""
+    return escape(visible(text))
 
 
 def flush() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import BlindbuildError, FormatError
 from blindbuild.formats.canonical import JsonValue
 
 MAX_PHRASE = 1000  # characters; phrases are shown to people
+_MAX_NAMED = 8  # unknown keys that a message names; a hostile object may have very many
 _STANDARD = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 
 
@@ -69,7 +70,7 @@ class Fields:
         if missing:
             raise error(f"{where}: missing {', '.join(missing)}")
         if unknown:
-            raise error(f"{where}: unknown {', '.join(key[:80] for key in unknown)}")
+            raise error(f"{where}: unknown {_names(unknown)}")
 
     def __contains__(self, key: str) -> bool:
         return key in self._value
@@ -165,6 +166,11 @@ class Fields:
         if len(texts) != len(values):
             raise self.fail(key, "expected a list of strings")
         return texts
+
+
+def _names(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _MAX_NAMED} more" if len(keys) > _MAX_NAMED else ""
+    return ", ".join(repr(key[:80]) for key in keys[:_MAX_NAMED]) + more
 
 
 def _kind(value: JsonValue) -> str:

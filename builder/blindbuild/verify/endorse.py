@@ -44,6 +44,7 @@ from blindbuild.formats.tpmkey import (
 )
 from blindbuild.manifest import AttestationKeyRule, TrustRoots
 from blindbuild.verify.checklist import Checklist, found, refuse
+from blindbuild.verify.explain import shown
 from blindbuild.verify.policy import Basis, Policy
 from blindbuild.verify.session import RecordedSession
 
@@ -227,9 +228,8 @@ def _check_path(certificate: Certificate, trust: TrustRoots, now: int) -> tuple[
             problem = str(error)
         else:
             return operator_run, f"leads to {subject_name(root)}"
-    raise refuse(
-        "A4", "certificate-path", f"expected a path to a pinned root, got none: {problem.splitlines()[0]}"
-    )
+    # the library quotes names out of the attester's certificate
+    raise refuse("A4", "certificate-path", f"expected a path to a pinned root, got none: {shown(problem)}")
 
 
 def _verify_path(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import EventLogError
+from blindbuild.formats.printable import visible
 from blindbuild.formats.tcgevent import EventType, event_type_name, parse_variable_data
 from blindbuild.formats.tcglog import LogEvent, ReplayedLog
 from blindbuild.measure.classification import Exact, StatedEvent
@@ -261,5 +262,5 @@ def _as_ascii(data: bytes) -> str:
 
 def shown(text: str) -> str:
     """Return text that cannot steer a terminal, and is not too long."""
-    clean = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+    clean = visible(text)
     return clean if len(clean) <= MAX_SHOWN else clean[: MAX_SHOWN - 1] + "…"
