@@ -205,6 +205,53 @@ def test_a_mistake_is_named_with_its_place(
     assert error.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "source", ["..", "../..", "../outside.c", "sub/../../outside.c", "link.c", "links/outside.c"]
+)
+@pytest.mark.parametrize("how", ["files", "compile"])
+def test_a_source_outside_of_the_recipes_directory_is_refused(folder: Path, source: str, how: str) -> None:
+    inner = folder / "inner"
+    inner.mkdir()
+    (folder / "outside.c").write_text("")
+    (inner / "link.c").symlink_to("../outside.c")
+    (inner / "links").symlink_to("..")
+    text = GOOD.replace("compile: [{from: hello.c,", f"{how}: [{{from: {source},")
+    (inner / "recipe.yaml").write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(Path("inner/recipe.yaml"))
+    expected = f"tree.{how}[0].from: expected something in inner, where this recipe file is, got inner/"
+    assert expected.removesuffix("inner/") in caught.value.message
+    column = 5 + len(f"{how}: [{{from")
+    assert caught.value.where == f"inner/recipe.yaml:5:{column}"
+
+
+def test_an_extended_recipe_names_only_what_is_beside_it(folder: Path) -> None:
+    for name in ("base", "child"):
+        (folder / name).mkdir()
+        (folder / name / "own.c").write_text("")
+    (folder / "child" / "recipe.yaml").write_text("extends: ../base/recipe.yaml\n")
+    base = folder / "base" / "recipe.yaml"
+    base.write_text(GOOD.replace("hello.c", "own.c"))
+    assert load_recipe(folder / "child").local_files[0].source == "../base/own.c"
+    base.write_text(GOOD.replace("hello.c", "../child/own.c"))
+    with pytest.raises(
+        RecipeError, match=r"expected something in .*/base, where this recipe file is"
+    ) as caught:
+        load_recipe(folder / "child")
+    assert (caught.value.where or "").endswith("/base/recipe.yaml:5:20")
+    base.write_text(GOOD)
+    child = "extends: ../base/recipe.yaml\ntree:\n  compile: [{from: ../base/own.c, to: /app/hello}]\n"
+    (folder / "child" / "recipe.yaml").write_text(child)
+    with pytest.raises(RecipeError, match=r"expected something in .*/child, where") as caught:
+        load_recipe(folder / "child")
+    assert (caught.value.where or "").endswith("/child/recipe.yaml:3:20")
+
+
+def test_links_in_a_circle_are_refused(folder: Path) -> None:
+    (folder / "loop").symlink_to("loop")
+    assert "expected something in" in refused(GOOD.replace("hello.c", "loop")).message
+
+
 def test_the_recipe_that_all_mistakes_are_made_in_is_right(folder: Path) -> None:
     Path("recipe.yaml").write_text(GOOD)
     assert load_recipe(Path("recipe.yaml")).name == "hello"

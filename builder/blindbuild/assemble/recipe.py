@@ -155,7 +155,7 @@ class _Builder:
         service, boot = self._service(), _table(values["boot"])
         suite = str(values["suite"])
         tree = self._tree(_table(values["tree"]))
-        files = find_local_files(tree, self._source.directory, self._mistake)
+        files = find_local_files(tree, self._source.directory, self._naming, self._mistake)
         self._check_command(service.command[0], tree, files)
         text = render_values({**values, "boot": {key: value or suite for key, value in boot.items()}})
         return Recipe(
@@ -262,6 +262,9 @@ class _Builder:
             *("service", "command"),
             hint=did_you_mean(program, targets) or "name it under tree.compile or tree.files",
         )
+
+    def _naming(self, *keys: str | int) -> Path:
+        return Path(_find(self._source.table, keys).where.file).parent
 
     def _mistake(self, message: str, *keys: str | int, hint: str | None = None) -> RecipeError:
         return RecipeError(message, where=str(_find(self._source.table, keys).where), hint=hint)

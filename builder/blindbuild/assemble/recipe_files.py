@@ -18,6 +18,7 @@ MAX_LOCAL_FILES = (
 )
 
 Mistake = Callable[..., RecipeError]
+Naming = Callable[..., Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +69,24 @@ class LocalFile:
     compiled: bool
 
 
-def find_local_files(tree: TreeRequest, directory: Path, mistake: Mistake) -> tuple[LocalFile, ...]:
+def find_local_files(
+    tree: TreeRequest, directory: Path, naming: Naming, mistake: Mistake
+) -> tuple[LocalFile, ...]:
     """Return all local files a recipe names, sorted by target.
 
     Args:
         tree: the requests.
         directory: what their sources are relative to.
+        naming: gives, for the keys that lead to a source, the directory of the recipe file that names it; a
+            recipe ships what lies there, never what else its user can read.
         mistake: makes the error from a message and the keys that lead to its place in the recipe.
 
     Raises:
-        RecipeError: a file is missing or not a plain one, or two would be at the same place.
+        RecipeError: a file is missing, not a plain one or outside of its recipe's directory, or two would be
+            at the same place.
     """
     found: dict[str, LocalFile] = {}
-    for keys, file in _all_files(tree, directory, mistake):
+    for keys, file in _all_files(tree, directory, naming, mistake):
         if (other := found.get(file.target)) is not None:
             raise mistake(f"{_dotted(keys)}.to: {file.target} is made of {other.source} already", *keys, "to")
         if len(found) >= MAX_LOCAL_FILES:
@@ -91,18 +97,34 @@ def find_local_files(tree: TreeRequest, directory: Path, mistake: Mistake) -> tu
 
 
 def _all_files(
-    tree: TreeRequest, directory: Path, mistake: Mistake
+    tree: TreeRequest, directory: Path, naming: Naming, mistake: Mistake
 ) -> Iterator[tuple[tuple[str | int, ...], LocalFile]]:
     for index, shipped in enumerate(tree.files):
         keys = ("tree", "files", index)
+        _check_inside(directory / shipped.source, naming(*keys, "from"), keys, mistake)
         for file in _expand(shipped, directory, keys, mistake):
             yield keys, file
     for index, program in enumerate(tree.compile):
         keys = ("tree", "compile", index)
         path = directory / program.source
+        _check_inside(path, naming(*keys, "from"), keys, mistake)
         if not path.is_file():
             raise mistake(f"{_dotted(keys)}.from: there is no file {path}", *keys, "from")
         yield keys, _local(path, program.source, program.target, 0o555, compiled=True)
+
+
+def _check_inside(path: Path, base: Path, keys: tuple[str | int, ...], mistake: Mistake) -> None:
+    try:
+        inside = path.resolve().is_relative_to(base.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        inside = False
+    if not inside:
+        raise mistake(
+            f"{_dotted(keys)}.from: expected something in {base}, where this recipe file is, got {path}",
+            *keys,
+            "from",
+            hint="copy it there; links do not lead out of it either",
+        )
 
 
 def _expand(
