@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from blindbuild.client import StateStore
+from blindbuild.client.state import MAX_KEYS
 from blindbuild.digest import Digest
 from blindbuild.errors import BlindbuildError, VerificationError
 from blindbuild.formats.tpm2 import ClockInfo
@@ -88,12 +89,38 @@ def test_a_truncated_file_is_never_first_use(tmp_path: Path) -> None:
             store.read(DOMAIN)
 
 
-def test_too_many_keys_are_refused(tmp_path: Path) -> None:
-    clocks = {f"000b{i:064x}": ClockInfo(1, 1, 1, True) for i in range(4097)}
+def test_a_key_that_is_seen_again_is_kept(tmp_path: Path) -> None:
     store = StateStore(tmp_path)
-    store.record(DOMAIN, HISTORY)
-    with pytest.raises(BlindbuildError, match="at most 4096 attestation keys"):
-        store.record(DOMAIN, dataclasses.replace(HISTORY, clocks=clocks))
+    clocks = {f"000b{number:064x}": ClockInfo(1, 1, 1, True) for number in range(MAX_KEYS)}
+    first, second = list(clocks)[:2]
+    store.record(DOMAIN, dataclasses.replace(HISTORY, clocks=clocks))
+    store.record(DOMAIN, dataclasses.replace(HISTORY, time=2000, clocks={first: ClockInfo(2, 1, 1, True)}))
+    store.record(DOMAIN, dataclasses.replace(HISTORY, time=3000, clocks={KEY: ClockInfo(1, 1, 1, True)}))
+    read = store.read(DOMAIN)
+    assert read is not None
+    assert {first, KEY} <= read.clocks.keys()
+    assert second not in read.clocks
+
+
+def test_the_clock_not_seen_for_longest_makes_room_and_the_release_is_still_recorded(tmp_path: Path) -> None:
+    store = StateStore(tmp_path)
+    names = [f"000b{number:064x}" for number in range(MAX_KEYS + 1)]
+    clocks = {name: ClockInfo(2**53 - 1, 2**32 - 1, 2**32 - 1, False) for name in names[:MAX_KEYS]}
+    statement = HISTORY.statement
+    store.record(DOMAIN, History(42, statement, 1000, clocks))
+    store.record(DOMAIN, History(42, statement, 2000, {**clocks, names[MAX_KEYS]: ClockInfo(1, 1, 1, True)}))
+    read = store.read(DOMAIN)
+    assert read is not None
+    assert len(read.clocks) == MAX_KEYS
+    assert names[MAX_KEYS] in read.clocks
+    later = History(
+        43, Digest.sha256(b"later"), 3000, {**read.clocks, "000b" + "ff" * 32: ClockInfo(1, 1, 1, True)}
+    )
+    store.record(DOMAIN, later)
+    read = store.read(DOMAIN)
+    assert read is not None
+    assert (read.sequence, len(read.clocks)) == (43, MAX_KEYS)
+    assert {names[MAX_KEYS], "000b" + "ff" * 32} <= read.clocks.keys()
 
 
 def test_a_folder_that_cannot_be_made_is_our_error(tmp_path: Path) -> None:

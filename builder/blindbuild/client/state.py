@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blindbuild.digest import Digest, HashAlgorithm
@@ -20,7 +21,7 @@ from blindbuild.manifest.words import MAX_SEQUENCE
 from blindbuild.verify import History
 
 MAX_STATE = 1 << 20  # bytes
-MAX_KEYS = 4096  # attestation keys that are remembered; 4096 take about 700 KiB
+MAX_KEYS = 4096  # attestation keys that are remembered; 4096 take about 800 KiB
 _KEY_NAME = re.compile(r"(?:[0-9a-f]{2}){34}")  # a name with SHA-256
 _MAX_U32 = 2**32 - 1
 
@@ -59,6 +60,10 @@ class StateStore:
         Raises:
             BlindbuildError: the file is there and cannot be read or understood; that is never first use.
         """
+        memory = self._read(domain)
+        return None if memory is None else memory.history
+
+    def _read(self, domain: Digest) -> _Memory | None:
         path = self.path(domain)
         try:
             with path.open("rb") as stream:
@@ -68,7 +73,7 @@ class StateStore:
         except OSError as error:
             raise BlindbuildError(f"{path}: cannot be read: {error.strerror}") from error
         try:
-            return _read_history(data)
+            return _read_memory(data)
         except BlindbuildError as error:
             raise BlindbuildError(
                 f"{path}: {error.message}",
@@ -79,6 +84,9 @@ class StateStore:
     def record(self, domain: Digest, history: History) -> None:
         """Remember an accepted session; never less than what is remembered already.
 
+        Only clocks are forgotten, those of the keys not seen for longest, when there are too many: a client
+        of many machines goes on, and the release that it knows is never among what it forgets.
+
         Raises:
             VerificationError: meanwhile a later release, or another statement of the same sequence, was
                 accepted.
@@ -88,13 +96,41 @@ class StateStore:
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _locked(path.with_suffix(".lock")):
-                before = self.read(domain)
-                _replace(path, _write_history(history if before is None else _merge(before, history)))
+                _replace(path, _write_memory(_merge(self._read(domain), history)))
         except OSError as error:
             raise BlindbuildError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _merge(before: History, after: History) -> History:
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """The content of a file: the history, and when each key's clock was last seen to advance."""
+
+    history: History
+    seen: Mapping[str, int]
+
+
+def _merge(memory: _Memory | None, after: History) -> _Memory:
+    if memory is None:
+        return _forget_oldest(_Memory(after, dict.fromkeys(after.clocks, after.time)))
+    before = memory.history
+    _not_back(before, after)
+    time = max(before.time, after.time)
+    clocks, seen = dict(before.clocks), dict(memory.seen)
+    for name, clock in after.clocks.items():
+        if name not in clocks or _order(clock) > _order(clocks[name]):
+            clocks[name], seen[name] = clock, time
+    return _forget_oldest(_Memory(History(after.sequence, after.statement, time, clocks), seen))
+
+
+def _forget_oldest(memory: _Memory) -> _Memory:
+    if len(memory.seen) <= MAX_KEYS:
+        return memory
+    newest = sorted(memory.seen, key=lambda name: (memory.seen[name], name))[-MAX_KEYS:]
+    clocks = {name: memory.history.clocks[name] for name in newest}
+    return _Memory(replace(memory.history, clocks=clocks), {name: memory.seen[name] for name in newest})
+
+
+def _not_back(before: History, after: History) -> None:
     # another client may have accepted something between this one's reading and recording
     if after.sequence < before.sequence:
         raise VerificationError(
@@ -108,19 +144,13 @@ def _merge(before: History, after: History) -> History:
             step="M10",
             reason="equivocation",
         )
-    clocks = dict(before.clocks)
-    for name, clock in after.clocks.items():
-        clocks[name] = max(clock, clocks.get(name, clock), key=_order)
-    if len(clocks) > MAX_KEYS:
-        raise BlindbuildError(f"expected at most {MAX_KEYS} attestation keys to remember, got {len(clocks)}")
-    return History(after.sequence, after.statement, max(before.time, after.time), clocks)
 
 
 def _order(clock: ClockInfo) -> tuple[int, int, int]:
     return clock.reset_count, clock.restart_count, clock.clock
 
 
-def _read_history(data: bytes) -> History:
+def _read_memory(data: bytes) -> _Memory:
     fields = Fields(
         parse_canonical(data, max_bytes=MAX_STATE),
         "state",
@@ -130,27 +160,31 @@ def _read_history(data: bytes) -> History:
     clocks = fields.raw("clocks")
     if not isinstance(clocks, dict) or len(clocks) > MAX_KEYS:
         raise FormatError(f"clocks: expected an object of at most {MAX_KEYS}")
-    return History(
+    read = {name: _read_clock(name, value) for name, value in clocks.items()}
+    history = History(
         sequence=fields.integer("sequence", minimum=0, maximum=MAX_SEQUENCE),
         statement=fields.digest("statement", HashAlgorithm.SHA256),
         time=parse_time(fields.text("time")),
-        clocks={name: _read_clock(name, value) for name, value in clocks.items()},
+        clocks={name: clock for name, (clock, _seen) in read.items()},
     )
+    return _Memory(history, {name: seen for name, (_clock, seen) in read.items()})
 
 
-def _read_clock(name: str, value: JsonValue) -> ClockInfo:
+def _read_clock(name: str, value: JsonValue) -> tuple[ClockInfo, int]:
     if not _KEY_NAME.fullmatch(name):
         raise FormatError(f"clocks: expected the name of a key, got {name[:80]!r}")
-    fields = Fields(value, f"clocks.{name}", required=("clock", "resetCount", "restartCount", "safe"))
-    return ClockInfo(
+    fields = Fields(value, f"clocks.{name}", required=("clock", "resetCount", "restartCount", "safe", "seen"))
+    clock = ClockInfo(
         fields.integer("clock", minimum=0, maximum=MAX_SEQUENCE),
         fields.integer("resetCount", minimum=0, maximum=_MAX_U32),
         fields.integer("restartCount", minimum=0, maximum=_MAX_U32),
         fields.boolean("safe"),
     )
+    return clock, fields.integer("seen", minimum=0, maximum=MAX_SEQUENCE)
 
 
-def _write_history(history: History) -> bytes:
+def _write_memory(memory: _Memory) -> bytes:
+    history = memory.history
     clocks: dict[str, JsonValue] = {
         name: {
             # milliseconds; a TPM that claims more than 2^53 is not believed to have run that long
@@ -158,6 +192,7 @@ def _write_history(history: History) -> bytes:
             "resetCount": clock.reset_count,
             "restartCount": clock.restart_count,
             "safe": clock.safe,
+            "seen": memory.seen[name],  # seconds since 1970
         }
         for name, clock in history.clocks.items()
     }
