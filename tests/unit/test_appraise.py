@@ -59,6 +59,21 @@ def shaped(**changes):
     return session(tpm().but(shape=QuoteShape(**changes)))
 
 
+def with_serial(der: bytes, serial: bytes) -> bytes:
+    """The certificate with other content octets of its serial number (X.690 8.1.3; RFC 5280 4.1)."""
+
+    def encode(tag: int, content: bytes) -> bytes:
+        size = len(content)
+        if size < 0x80:
+            return bytes((tag, size)) + content
+        return bytes((tag, 0x82)) + size.to_bytes(2, "big") + content
+
+    body = der[4 + 4 :]  # both outer headers have two octets of length
+    tbs, rest = body[: int.from_bytes(der[6:8], "big")], body[int.from_bytes(der[6:8], "big") :]
+    assert tbs[:6] == bytes.fromhex("a003020102") + b"\x02"
+    return encode(0x30, encode(0x30, tbs[:5] + encode(2, serial) + tbs[7 + tbs[6] :]) + rest)
+
+
 def refused(appraisal, *expected: str) -> None:
     """Exactly these steps failed for these reasons, and nothing was accepted."""
     assert appraisal.reasons == set(expected)
@@ -690,6 +705,35 @@ def test_the_firmware_must_be_pinned_unless_the_tpm_is_below_a_test_root() -> No
     pinned = parse_trust(publisher().trust(attestation_keys=[tpm().ak_public]))
     alone = session(statement=lax.statement, credential=False)
     refused(judge.but(published=lax, trust=pinned)(alone), "E2:firmware-not-pinned")
+
+
+@pytest.mark.parametrize(
+    "serial", [b"\x00", b"\xff", b"\x80" + bytes(19), b"\x01" + bytes(20), b"\x01" + b"\xff" * 2000]
+)
+def test_a_serial_number_that_no_authority_gives_is_refused(serial: bytes) -> None:
+    made = with_endorsement(
+        session(), ek_certificates=(StoredCertificate(0x01C00002, with_serial(tpm().ek_certificate, serial)),)
+    )
+    appraisal = judge(made)
+    assert "A6:certificate-malformed" in appraisal.reasons
+    assert appraisal.verdict is None
+
+
+def test_a_serial_number_of_20_octets_is_shown_in_hex() -> None:
+    stored = StoredCertificate(0x01C00002, with_serial(tpm().ek_certificate, b"\0" + b"\xff" * 20))
+    steps = {step.id: step for step in judge(with_endorsement(session(), ek_certificates=(stored,))).steps}
+    assert (steps["A6"].outcome, steps["A6"].detail) == (Outcome.OK, "serial 0x" + "ff" * 20)
+
+
+def test_a_check_that_breaks_fails_its_step_and_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_arguments: object) -> None:
+        raise RuntimeError("\x1b[2J")
+
+    monkeypatch.setattr("blindbuild.verify.endorse._check_profile", broken)
+    appraisal = judge(session())
+    refused(appraisal, "A9:internal-error")
+    assert "RuntimeError" in appraisal.failed[0].detail
+    assert appraisal.failed[0].detail.isprintable()
 
 
 def test_a_name_in_a_certificate_cannot_steer_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

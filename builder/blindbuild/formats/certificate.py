@@ -19,6 +19,7 @@ from blindbuild.errors import FormatError
 
 MAX_CERTIFICATE = 8192  # bytes; NV indices of real TPMs hold at most 4096
 TCG_KP_EK_CERTIFICATE = x509.ObjectIdentifier("2.23.133.8.1")  # EK Credential Profile 3.2.16
+MAX_SERIAL_BITS = 160  # RFC 5280 4.1.2.2: 20 octets
 _MANUFACTURER = x509.ObjectIdentifier("2.23.133.2.1")  # EK Credential Profile 3.1.2
 _MODEL = x509.ObjectIdentifier("2.23.133.2.2")
 _VERSION = x509.ObjectIdentifier("2.23.133.2.3")
@@ -109,6 +110,20 @@ def subject_name(certificate: Certificate) -> str:
     """Return the subject for people, with nothing in it that could steer a terminal."""
     name = _readable(lambda: _subject(certificate)).rfc4514_string()
     return name if name.isprintable() else ascii(name)
+
+
+def serial_number(certificate: Certificate) -> int:
+    """Return the serial number.
+
+    Raises:
+        FormatError: not positive, or longer than 20 octets.
+
+    Source: RFC 5280, 4.1.2.2.
+    """
+    serial = _readable(lambda: certificate.parsed.serial_number)
+    if not 1 <= serial < 1 << MAX_SERIAL_BITS:
+        raise FormatError(f"expected a positive serial number of at most {MAX_SERIAL_BITS} bits")
+    return serial
 
 
 def rsa_modulus(certificate: Certificate) -> tuple[int, int] | None:

@@ -53,6 +53,7 @@ TITLES = {
     "E6": "every event is of the stated type",
     "E10": "every event is the stated one, in order, and none is extra",
 }
+_REPORT = "save the session with --save and report it: this is a fault of blindbuild"
 _T = TypeVar("_T")
 
 
@@ -129,7 +130,7 @@ class Checklist:
 
         Args:
             step: its number.
-            check: returns a value and a line of detail, or raises.
+            check: returns a value and a line of detail, or raises; any exception fails the step.
             needs: the steps whose results it reads; unless all of them passed it is skipped.
 
         Returns:
@@ -145,6 +146,9 @@ class Checklist:
             self._fail(step, error.reason, error.message, error.hint)
         except (FormatError, ManifestError) as error:
             self._fail(step, "malformed", error.message, error.hint)
+        except Exception as error:
+            # a check that breaks has not passed; the text may quote what broke it, so it is not shown
+            self._fail(step, "internal-error", f"the check itself broke: {type(error).__name__}", _REPORT)
         else:
             self._record(step, Outcome.OK, detail)
             return value

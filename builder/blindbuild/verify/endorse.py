@@ -30,6 +30,7 @@ from blindbuild.formats.certificate import (
     parse_certificate,
     read_endorsement_profile,
     rsa_modulus,
+    serial_number,
     subject_name,
     trim_padding,
 )
@@ -180,9 +181,10 @@ def _read_certificate(session: RecordedSession) -> tuple[Certificate, str]:
         )
     try:
         certificate = parse_certificate(trim_padding(stored[0].data))
+        serial = serial_number(certificate)
     except FormatError as error:
         raise refuse("A6", "certificate-malformed", error.message) from error
-    return certificate, f"serial {certificate.parsed.serial_number}"
+    return certificate, f"serial 0x{serial:x}"
 
 
 def _check_profile(certificate: Certificate) -> tuple[None, str]:
