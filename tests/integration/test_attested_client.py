@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import socket
 import ssl
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
-from blindbuild.client import Connection, Expectation, StateStore, attest, open_attested
+from blindbuild.client import Connection, Expectation, StateStore, attest, open_attested, transport
 from blindbuild.errors import ChannelError, VerificationError
 from blindbuild.manifest import parse_trust
 from blindbuild.verify import Policy, parse_session, session_bytes
@@ -255,6 +258,73 @@ def test_an_expired_verdict_sends_nothing() -> None:
         with pytest.raises(ChannelError, match="expired; attest again"):
             connection.post("/v1/hello", b"x")
     assert all(path != "/v1/hello" for _, path, _ in attester.requests)
+
+
+@pytest.mark.parametrize("step", [-1, -(10**6), 3600])
+def test_a_wall_clock_that_left_the_verdicts_time_sends_nothing(step: int) -> None:
+    attester = honest()
+    now = [NOW]
+    with Server(attester.handle, attester.key) as server:
+        connection = attest(server.url, expectation(clock=lambda: now[0])).accept()
+        now[0] = NOW + step
+        with pytest.raises(ChannelError, match="expired; attest again"):
+            connection.post("/v1/hello", b"x")
+    assert all(path != "/v1/hello" for _, path, _ in attester.requests)
+
+
+def test_a_verdict_ends_also_while_the_wall_clock_stands_still() -> None:
+    attester = honest()
+    policy = dataclasses.replace(TEST_POLICY, session_s=1)
+    with Server(attester.handle, attester.key) as server:
+        connection = attest(server.url, expectation(policy=policy)).accept()
+        time.sleep(1.05)
+        with pytest.raises(ChannelError, match="expired; attest again"):
+            connection.post("/v1/hello", b"x")
+    assert all(path != "/v1/hello" for _, path, _ in attester.requests)
+
+
+def test_a_server_that_takes_a_request_drop_by_drop_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "MAX_SEND_S", 0.2)
+    ours, theirs = socket.socketpair()
+
+    class Slow:
+        def send(self, data: memoryview) -> int:
+            time.sleep(0.05)
+            return ours.send(data[:1])
+
+    with ours, theirs, pytest.raises(ChannelError, match="sent a request within"):
+        transport._send(Slow(), bytes(1000))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example", "." + "a"])
+def test_a_host_name_that_cannot_be_asked_for_is_our_error(host: str) -> None:
+    with pytest.raises(ChannelError, match="cannot connect"):
+        Connection.open(f"https://{host}")
+
+
+def test_a_certificate_of_an_unknown_version_is_our_error_and_leaves_no_socket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[ssl.SSLSocket] = []
+    wrap = ssl.SSLContext.wrap_socket
+
+    class Stranger:
+        def public_key(self) -> None:
+            raise x509.InvalidVersion("version 5", 4)
+
+    def remember(self: ssl.SSLContext, *arguments, **more) -> ssl.SSLSocket:
+        stream = wrap(self, *arguments, **more)
+        if not stream.server_side:
+            opened.append(stream)
+        return stream
+
+    monkeypatch.setattr(ssl.SSLContext, "wrap_socket", remember)
+    monkeypatch.setattr("blindbuild.client.transport.x509.load_der_x509_certificate", lambda _der: Stranger())
+    attester = honest()
+    with Server(attester.handle, attester.key) as server:
+        with pytest.raises(ChannelError, match="readable key"):
+            Connection.open(server.url)
+    assert [stream.fileno() for stream in opened] == [-1]
 
 
 def test_a_server_without_tls_1_3_is_refused() -> None:

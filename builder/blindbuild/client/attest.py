@@ -85,7 +85,9 @@ class AttestedConnection:
         session: what was accepted, and until when.
     """
 
-    def __init__(self, connection: Connection, session: AcceptedSession, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, connection: Connection, session: AcceptedSession, *, clock: Callable[[], float], judged_s: float
+    ) -> None:
         if connection.spki != session.spki:
             raise VerificationError(
                 "expected the attested TLS key, got another", step="C3", reason="other-tls-key"
@@ -93,6 +95,8 @@ class AttestedConnection:
         self.session = session
         self._connection = connection
         self._clock = clock
+        self._judged = session.history.time
+        self._deadline_s = judged_s + (session.expires - self._judged)
 
     def request(
         self, path: str, body: bytes, *, content_type: str = _BINARY, max_body: int = MAX_RESPONSE
@@ -102,7 +106,9 @@ class AttestedConnection:
         Raises:
             ChannelError: the connection was lost, or the verdict is too old; nothing is sent a second time.
         """
-        if self._clock() >= self.session.expires:
+        # the wall clock counts while the machine sleeps, the other one when somebody sets the wall clock back
+        in_time = self._judged <= self._clock() < self.session.expires
+        if not in_time or time.monotonic() >= self._deadline_s:
             self.close()
             raise ChannelError("the verdict about this server has expired; attest again")
         return self._connection.request("POST", path, body=body, content_type=content_type, max_body=max_body)
@@ -151,6 +157,7 @@ class Attempt:
         self.appraisal = appraisal
         self._connection = connection
         self._expectation = expectation
+        self._judged_s = time.monotonic()
 
     def accept(self) -> AttestedConnection:
         """Return the connection for data, and remember what was accepted.
@@ -161,7 +168,9 @@ class Attempt:
         try:
             accepted = self.appraisal.accepted()
             self._expectation.record(accepted)
-            return AttestedConnection(self._connection, accepted, self._expectation.clock)
+            return AttestedConnection(
+                self._connection, accepted, clock=self._expectation.clock, judged_s=self._judged_s
+            )
         except BaseException:
             self.close()
             raise

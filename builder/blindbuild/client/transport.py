@@ -26,6 +26,7 @@ from blindbuild.errors import ChannelError
 DEFAULT_PORT = 443
 DEFAULT_TIMEOUT_S = 30.0  # a TPM quote takes up to a second, a slow emulated machine ten
 MAX_ANSWER_S = 600.0  # for a whole answer: a server that drips bytes does not hold the client forever
+MAX_SEND_S = 600.0  # for a whole request, likewise
 _CHUNK = 64 << 10  # bytes
 _URL = re.compile(r"https://(?P<host>[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::(?P<port>[0-9]{1,5}))?/?")
 
@@ -87,7 +88,7 @@ class Connection:
         address = Address.parse(url)
         try:
             plain = socket.create_connection((address.host, address.port), timeout=timeout_s)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter for names that IDNA cannot encode, as a..b
             raise ChannelError(f"{address}: cannot connect: {error}") from error
         try:
             # no server name: nothing is said about what we look for before it has proven what it is
@@ -95,9 +96,12 @@ class Connection:
         except OSError as error:
             plain.close()
             raise ChannelError(f"{address}: cannot speak TLS 1.3: {error}") from error
+        except BaseException:
+            plain.close()
+            raise
         try:
             return cls(address, stream)
-        except ChannelError:
+        except BaseException:
             stream.close()
             raise
 
@@ -115,12 +119,12 @@ class Connection:
             raise _lost(self.address)
         message = write_request(method, target, host=str(self.address), body=body, content_type=content_type)
         try:
-            stream.sendall(message)
+            _send(stream, message)
             response = read_response(_receiver(stream), max_body=max_body)
         except OSError as error:
             self.close()
             raise _lost(self.address) from error
-        except ChannelError:
+        except BaseException:
             self.close()
             raise
         if response.headers.get("connection", "").lower() == "close":
@@ -143,6 +147,16 @@ class Connection:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _send(stream: ssl.SSLSocket, message: bytes) -> None:
+    # sendall() would wait anew for each part, for as long as the server takes one byte now and then
+    deadline = time.monotonic() + MAX_SEND_S
+    rest = memoryview(message)
+    while rest:
+        if time.monotonic() > deadline:
+            raise ChannelError(f"expected to have sent a request within {MAX_SEND_S:.0f} s")
+        rest = rest[stream.send(rest[:_CHUNK]) :]
 
 
 def _receiver(stream: ssl.SSLSocket) -> Callable[[], bytes]:
@@ -172,9 +186,9 @@ def _peer_key(stream: ssl.SSLSocket) -> bytes:
         raise ChannelError("expected TLS 1.3 with a certificate")
     try:
         key = x509.load_der_x509_certificate(certificate).public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise ChannelError("expected a certificate with a readable key") from error
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _lost(address: Address) -> ChannelError:
