@@ -1,6 +1,5 @@
 /* What the parts of init know of each other. Contract: docs/spec/guest-abi.md. */
-#ifndef BLINDBUILD_INIT_H
-#define BLINDBUILD_INIT_H
+#pragma once
 #define _GNU_SOURCE
 
 #include <asm/unistd.h>
@@ -79,8 +78,7 @@ void dhcp_write(const struct dhcp_query *query, uint8_t message[DHCP_MESSAGE]);
 bool dhcp_parse(const struct dhcp_query *query, const uint8_t *message, size_t size, struct dhcp_query *answer);
 void dhcp_ask(struct lease *lease);
 
-enum condition_test { ALWAYS, IS, HAS_ANY };
-struct condition { uint8_t test, argument; uint64_t value; };
+struct condition { enum { ALWAYS, IS, HAS_ANY } test; uint8_t argument; uint64_t value; };
 struct rule { uint32_t number, action; struct condition when[2]; };
 /* Two tables of rules, one after the other; the first rule that fits decides. */
 struct filter { const struct rule *rules[2]; uint32_t otherwise; };
@@ -94,8 +92,5 @@ void limit(int resource, uint64_t value);
 void confine_files(const char *root);
 
 /* The path of the one program a workload starts lies in page 0: see launcher.c. */
-#define COMMAND_PAGE 0UL
-#define COMMAND_ADDRESS (COMMAND_PAGE + 64)
+#define COMMAND_ADDRESS 64UL
 _Noreturn void run_launcher(const struct config *config, const char *root, int gate);
-
-#endif

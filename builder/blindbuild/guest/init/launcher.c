@@ -22,7 +22,7 @@ static int64_t now_ms(void)
 
 static void place_command(const char *path)
 {
-    uint64_t page = COMMAND_PAGE;
+    uint64_t page = COMMAND_ADDRESS & ~4095UL;
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
     MUST(strlen(path) < 2048 && mmap((void *)page, 4096, PROT_READ | PROT_WRITE, flags, -1, 0) == (void *)page);
     char *command = (char *)COMMAND_ADDRESS;
