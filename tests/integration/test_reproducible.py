@@ -59,6 +59,7 @@ def second_store(first: Store) -> Path:
             target.mkdir(exist_ok=True)
         elif not target.exists():
             shutil.copyfile(blob, target)
+    place.chmod(0o700)
     if os.geteuid() == 0:
         for path in [place, *place.rglob("*")]:
             os.chown(path, NOBODY, NOBODY, follow_symlinks=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import click
@@ -9,8 +10,17 @@ import click
 from blindbuild.cli.booting import DEFAULT_MEMORY_MIB, BootOptions, booted, configure_machine
 from blindbuild.cli.options import json_option, print_json, user_store
 from blindbuild.cli.render import TerminalReporter
+from blindbuild.errors import UsageError
+from blindbuild.host.files import temporary_directory
+from blindbuild.host.reporter import Reporter
 from blindbuild.machine.accelerator import Preference
+from blindbuild.machine.attack import ATTACKS, AttackInputs, BootAttack, find_attack
+from blindbuild.machine.config import MachineConfig
 
+# "other-kernel" needs another image, which a person can simply run
+PLAYABLE = [
+    name for name, attack in ATTACKS.items() if isinstance(attack, BootAttack) and name != "other-kernel"
+]
 WAIT_S = 3600.0 * 24 * 365
 
 
@@ -28,6 +38,7 @@ WAIT_S = 3600.0 * 24 * 365
     help="MiB of RAM.",
 )
 @click.option("--accelerator", default="auto", type=click.Choice(["auto", "kvm", "tcg"]), show_default=True)
+@click.option("--attack", type=click.Choice(PLAYABLE), help="Play the operator: attack the boot.")
 @click.option("--smbios", multiple=True, metavar="TEXT", help="Play the operator: an SMBIOS type 11 string.")
 @click.option(
     "--state", type=click.Path(file_okay=False, path_type=Path), help="Keep logs, capture and TPM state here."
@@ -38,6 +49,7 @@ def command(
     port: int,
     memory: int,
     accelerator: Preference,
+    attack: str | None,
     smbios: tuple[str, ...],
     state: Path | None,
     as_json: bool,
@@ -51,7 +63,11 @@ def command(
     """
     options = BootOptions(memory_mib=memory, port=port, accelerator=accelerator, smbios=smbios, state=state)
     config = configure_machine(image, store=user_store(), options=options)
-    with TerminalReporter() as reporter, booted(config, reporter=reporter) as machine:
+    with contextlib.ExitStack() as stack:
+        reporter = stack.enter_context(TerminalReporter())
+        if attack is not None:
+            config = _attacked(attack, config, stack.enter_context(temporary_directory()), reporter)
+        machine = stack.enter_context(booted(config, reporter=reporter))
         if as_json:
             roots = {
                 "testTpmRoot": machine.authority.root_certificate.decode(),
@@ -62,3 +78,11 @@ def command(
             click.echo(machine.url)
         reporter.note("press Ctrl-C to stop")
         reporter.note(machine.wait_until_ended(WAIT_S))
+
+
+def _attacked(name: str, config: MachineConfig, directory: Path, reporter: Reporter) -> MachineConfig:
+    attack = find_attack(name)
+    if not isinstance(attack, BootAttack):
+        raise UsageError(f"{name} is no attack on a boot")
+    reporter.note(f"the operator {attack.summary}; expected: {attack.outcome.value}")
+    return attack.apply(config, AttackInputs(directory))
