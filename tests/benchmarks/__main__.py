@@ -112,6 +112,7 @@ def bench_verification(lab: Lab, image: Path, machine: Machine, place: Path) -> 
         "--trust",
         str(trust),
         "--allow-test-tpm",
+        "--recorded",
         "--no-remember",
         "--json",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from blindbuild.cli import judging
 from blindbuild.cli.main import main
 from blindbuild.client import Expectation, StateStore
 from blindbuild.digest import Digest
-from blindbuild.errors import BlindbuildError, VerificationError
+from blindbuild.errors import BlindbuildError, UsageError, VerificationError
 from blindbuild.verify import History
 from tests.fakes.attester import Attester, Server
 from tests.fakes.published import NOW, honest_boot, log_bytes
@@ -99,3 +100,32 @@ def test_command_line_and_library_share_one_memory(image: Path, server: Server, 
 def test_without_history_even_a_newer_release_is_not_held_against_the_demo(image: Path) -> None:
     options = judging.JudgingOptions(manifest=image, trust=image / "trust.json", history=False)
     assert judging.expect(options).history() is None
+
+
+# --- recorded sessions
+
+
+def test_a_recorded_session_needs_to_be_called_one(image: Path, server: Server, tmp_path: Path) -> None:
+    saved = tmp_path / "session.json"
+    live = judged("verify", server.url, image, "--save", str(saved), "--json")
+    assert (json.loads(live.stdout)["accepted"], json.loads(live.stdout)["live"]) == (True, True)
+    error = refusal(judged("verify", str(saved), image, "--json"))
+    assert isinstance(error, UsageError)
+    assert error.hint is not None
+    assert "--recorded" in error.hint
+    again = judged("verify", str(saved), image, "--recorded", "--json")
+    assert again.exit_code == 0
+    assert (json.loads(again.stdout)["accepted"], json.loads(again.stdout)["live"]) == (True, False)
+
+
+def test_an_address_is_no_recorded_session(image: Path, server: Server) -> None:
+    error = refusal(judged("verify", server.url, image, "--recorded"))
+    assert isinstance(error, UsageError)
+    assert server.connections == 0
+
+
+def test_a_recorded_session_is_not_remembered(image: Path, server: Server, tmp_path: Path) -> None:
+    saved, state = tmp_path / "session.json", tmp_path / "state"
+    assert judged("verify", server.url, image, "--save", str(saved), "--no-remember").exit_code == 0
+    assert judged("verify", str(saved), image, "--recorded", "--state", str(state)).exit_code == 0
+    assert not state.exists()

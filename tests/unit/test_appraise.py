@@ -144,6 +144,9 @@ def test_an_appraisal_is_plain_data_for_machines() -> None:
 def test_a_recorded_session_says_that_it_proves_nothing_about_now() -> None:
     appraisal = judge(dataclasses.replace(session(), live=False))
     assert any("nothing about now" in warning for warning in appraisal.warnings)
+    assert not appraisal.live
+    assert not appraisal.accepted().live
+    assert judge(session()).accepted().live
 
 
 # --- M: who says so

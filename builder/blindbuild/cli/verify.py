@@ -12,6 +12,7 @@ from blindbuild.client import attest
 from blindbuild.errors import UsageError
 from blindbuild.host.files import read_bytes, write_atomically
 from blindbuild.verify import appraise, parse_session, session_bytes
+from blindbuild.verify.session import MAX_SESSION
 
 
 @click.command("verify")
@@ -22,23 +23,24 @@ from blindbuild.verify import appraise, parse_session, session_bytes
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the session here, to judge it again.",
 )
+@click.option("--recorded", is_flag=True, help="SERVER is a session that --save wrote.")
 @json_option
-def command(server: str, options: JudgingOptions, save: Path | None, as_json: bool) -> None:
-    """Judge SERVER: an address such as https://host:port, or a session that --save wrote.
+def command(server: str, options: JudgingOptions, save: Path | None, recorded: bool, as_json: bool) -> None:
+    """Judge SERVER: an address such as https://host:port, or with --recorded a session that --save wrote.
 
-    Exit code 3 and a reason for each failed step if it is not what the manifest says.
+    Exit code 3 and a reason for each failed step if it is not what the manifest says. A recorded session
+    proves nothing about now: whoever wrote the file knew nonce and secret.
 
     Example: blindbuild verify https://127.0.0.1:8443 --manifest images/hello/1.0.0 --trust trust.json
     """
+    _check_kind(server, recorded=recorded)
     expectation = expect(options)
-    if server.startswith("https://"):
+    if not recorded:
         attempt = attest(server, expectation)
         attempt.close()
         session, appraisal = attempt.session, attempt.appraisal
     else:
-        path = Path(server)
-        hint = "name an address that starts with https://, or a file that --save wrote"
-        session = parse_session(read_bytes(path, error=UsageError, hint=hint))
+        session = parse_session(read_bytes(Path(server), error=UsageError, limit_bytes=MAX_SESSION))
         appraisal = appraise(
             session,
             envelope=expectation.envelope,
@@ -54,3 +56,17 @@ def command(server: str, options: JudgingOptions, save: Path | None, as_json: bo
     accepted = appraisal.accepted()
     if session.live:
         expectation.record(accepted)
+
+
+def _check_kind(server: str, *, recorded: bool) -> None:
+    address = server.startswith("https://")
+    if address and recorded:
+        raise UsageError(
+            "expected a file with --recorded, got an address",
+            hint="leave --recorded out to judge the server itself",
+        )
+    if not address and not recorded:
+        raise UsageError(
+            f"expected an address that starts with https://, got {server}",
+            hint="if it is a file that --save wrote, pass --recorded: it proves nothing about now",
+        )

@@ -23,6 +23,8 @@ class AcceptedSession:
     Attributes:
         spki: DER SubjectPublicKeyInfo of the TLS key that was attested.
         attestation_key: its TPM name.
+        live: the exchange was this client's own, just now; false for a recorded one, which proves nothing
+            about now.
         expires: seconds since 1970; after it the session must be attested again.
         history: what to remember, in place of what was remembered before.
     """
@@ -35,6 +37,7 @@ class AcceptedSession:
     bank: HashAlgorithm
     spki: bytes
     attestation_key: bytes
+    live: bool
     expires: int
     warnings: tuple[str, ...]
     history: History
@@ -57,6 +60,7 @@ class Appraisal:
         hints: what may help.
         product: name, version and sequence as stated, or None when no statement was believed.
         platform: the platform that fits best, or None.
+        live: the exchange was this client's own, just now; false for a recorded one, and without any.
     """
 
     steps: tuple[Step, ...]
@@ -66,6 +70,7 @@ class Appraisal:
     hints: tuple[str, ...]
     product: tuple[str, str, int] | None
     platform: str | None
+    live: bool
     verdict: AcceptedSession | None
 
     def accepted(self) -> AcceptedSession:
@@ -105,6 +110,7 @@ class Appraisal:
         return {
             "version": 1,
             "accepted": self.verdict is not None,
+            "live": self.live,
             "product": name,
             "productVersion": version,
             "sequence": sequence,

@@ -60,7 +60,7 @@ def check_publication(
     """Judge what was published, before any server is asked; the appraisal can fail but never accept."""
     steps = Checklist()
     publication = judge_publication(steps, Basis(envelope, release, trust, now, policy, history))
-    return _appraisal(steps, publication, None, None, None)
+    return _appraisal(steps, publication, None, None, None, live=False)
 
 
 def appraise(
@@ -102,7 +102,7 @@ def appraise(
     if publication and key and quote and match and _complete(steps, trust):
         judged = _Judged(publication, key, quote, match)
         verdict = _accept(session, judged, basis, steps.warnings)
-    return _appraisal(steps, publication, match, log, verdict)
+    return _appraisal(steps, publication, match, log, verdict, live=session.live)
 
 
 def _judge_quote(
@@ -191,6 +191,7 @@ def _accept(
         bank=session.bank,
         spki=session.spki,
         attestation_key=name,
+        live=session.live,
         expires=expires if release is None else min(expires, release.valid_until),
         warnings=warnings,
         history=History(statement.sequence, judged.publication.digest, basis.now, clocks),
@@ -204,6 +205,8 @@ def _appraisal(
     match: PlatformMatch | None,
     log: ReplayedLog | None,
     verdict: AcceptedSession | None,
+    *,
+    live: bool,
 ) -> Appraisal:
     statement = None if publication is None else publication.statement
     return Appraisal(
@@ -214,5 +217,6 @@ def _appraisal(
         hints=steps.hints,
         product=None if statement is None else (statement.name, statement.version, statement.sequence),
         platform=None if match is None else match.platform.identifier,
+        live=live,
         verdict=verdict,
     )
