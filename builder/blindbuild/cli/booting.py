@@ -13,8 +13,7 @@ from typing import NoReturn
 from blindbuild.cli.options import state_directory
 from blindbuild.cli.outputs import STATEMENT, check_image
 from blindbuild.client import Connection
-from blindbuild.errors import ChannelError, UsageError
-from blindbuild.host.files import read_bytes
+from blindbuild.errors import ChannelError
 from blindbuild.host.reporter import Reporter
 from blindbuild.host.store import Store
 from blindbuild.machine.accelerator import Preference
@@ -43,8 +42,7 @@ class BootOptions:
 
 def configure_machine(image: Path, *, store: Store, options: BootOptions) -> MachineConfig:
     """Return the machine for an image directory, with the firmware its statement was computed for."""
-    check_image(image)
-    statement = parse_statement(read_bytes(image / STATEMENT, error=UsageError))
+    statement = parse_statement(check_image(image)[STATEMENT])
     code, variables = find_firmware(store, statement.platforms[0].firmware)
     return MachineConfig(
         disk=(image / f"{statement.name}.raw").absolute(),
