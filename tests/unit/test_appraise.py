@@ -26,7 +26,16 @@ from blindbuild.verify import (
     bound_data,
     check_publication,
 )
-from tests.fakes.published import IMAGE, NOW, STATEMENT_TYPE, Publisher, honest_boot, log_bytes, separator
+from tests.fakes.published import (
+    IMAGE,
+    NOW,
+    RELEASE_TYPE,
+    STATEMENT_TYPE,
+    Publisher,
+    honest_boot,
+    log_bytes,
+    separator,
+)
 from tests.fakes.software_tpm import (
     AuthorityRules,
     Profile,
@@ -185,8 +194,8 @@ def test_a_threshold_of_two_needs_two_keys() -> None:
     trust = parse_trust(publisher().trust(**content))
     refused(judge.but(trust=trust)(session()), "M4:envelope-refused")
     both = {
-        "envelope": add_signature(second, publisher().envelope),
-        "release": add_signature(second, publisher().release),
+        "envelope": add_signature(second, publisher().envelope, STATEMENT_TYPE),
+        "release": add_signature(second, publisher().release, RELEASE_TYPE),
     }
     judge.but(trust=trust, **both)(session()).accepted()
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from blindbuild.errors import EnvelopeError, FormatError
+from blindbuild.errors import EnvelopeError, FormatError, ManifestError
 from blindbuild.formats.dsse import (
     _SMALL_ORDER,
     SignerKey,
@@ -19,10 +19,12 @@ from blindbuild.formats.dsse import (
     verify_envelope,
 )
 from blindbuild.publish import add_signature, generate_key, sign_payload
+from tests.fakes.published import RELEASE_TYPE, Publisher
 
 TYPE = "application/vnd.in-toto+json"
 ALICE, BOB, EVE = generate_key(), generate_key(), generate_key()
 PAYLOAD = b'{"a":1}'
+STATEMENT = Publisher().statement
 
 
 def verify(data: bytes, *, keys=(ALICE, BOB), threshold: int = 1):
@@ -53,13 +55,28 @@ def test_a_signed_payload_comes_back_with_its_signer() -> None:
 
 
 def test_two_keys_reach_a_threshold_of_two() -> None:
-    both = add_signature(BOB, sign_payload(ALICE, TYPE, PAYLOAD))
+    both = add_signature(BOB, sign_payload(ALICE, TYPE, STATEMENT), TYPE)
     assert len(verify(both, threshold=2).signers) == 2
 
 
 def test_a_key_does_not_sign_an_envelope_twice() -> None:
     with pytest.raises(EnvelopeError, match="has signed"):
-        add_signature(ALICE, sign_payload(ALICE, TYPE, PAYLOAD))
+        add_signature(ALICE, sign_payload(ALICE, TYPE, STATEMENT), TYPE)
+
+
+@pytest.mark.parametrize(
+    ("claimed", "meant"),
+    [("application/vnd.anything", "application/vnd.anything"), (RELEASE_TYPE, TYPE), (TYPE, RELEASE_TYPE)],
+)
+def test_a_second_signer_signs_only_what_was_meant(claimed: str, meant: str) -> None:
+    with pytest.raises(EnvelopeError, match="expected a payload of type"):
+        add_signature(BOB, sign_payload(ALICE, claimed, STATEMENT), meant)
+
+
+@pytest.mark.parametrize("payload_type", [TYPE, RELEASE_TYPE])
+def test_a_second_signer_signs_nothing_that_no_client_would_accept(payload_type: str) -> None:
+    with pytest.raises(ManifestError):
+        add_signature(BOB, sign_payload(ALICE, payload_type, PAYLOAD), payload_type)
 
 
 @pytest.mark.parametrize("key_id", [None, "", "unknown", "0" * 64])

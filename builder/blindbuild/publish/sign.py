@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -27,9 +28,15 @@ from blindbuild.manifest import (
     RELEASE_PAYLOAD_TYPE,
     STATEMENT_PAYLOAD_TYPE,
     Release,
+    parse_release,
     parse_statement,
     release_bytes,
 )
+
+_PARSERS: Mapping[str, Callable[[bytes], object]] = {
+    STATEMENT_PAYLOAD_TYPE: parse_statement,
+    RELEASE_PAYLOAD_TYPE: parse_release,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +108,26 @@ def sign_release(key: SigningKey, release: Release) -> bytes:
     return sign_payload(key, RELEASE_PAYLOAD_TYPE, release_bytes(release))
 
 
-def add_signature(key: SigningKey, envelope: bytes) -> bytes:
+def add_signature(key: SigningKey, envelope: bytes, payload_type: str) -> bytes:
     """Return the envelope with one more signature over the same bytes, for a threshold above one.
 
+    Args:
+        key: the second signer's.
+        envelope: by the first.
+        payload_type: what the signer means to sign: a statement or a release.
+
     Raises:
-        EnvelopeError: the envelope is malformed, or this key has signed it.
+        EnvelopeError: the envelope is malformed or holds something else, or this key has signed it.
+        ManifestError: no client would accept the payload.
     """
     parsed = parse_envelope(envelope)
+    parse = _PARSERS.get(payload_type)
+    if parse is None or parsed.payload_type != payload_type:
+        raise EnvelopeError(
+            f"expected a payload of type {' or '.join(_PARSERS) if parse is None else payload_type}, "
+            f"got {(payload_type if parse is None else parsed.payload_type)[:80]!r}"
+        )
+    parse(parsed.payload)
     message = pre_authentication_encoding(parsed.payload_type, parsed.payload)
     if any(key.public.accepts(signature.value, message) for signature in parsed.signatures):
         raise EnvelopeError(f"key {key.public.key_id} has signed this envelope")
