@@ -18,6 +18,7 @@ from blindbuild.errors import BlindbuildError, UsageError, VerificationError
 from blindbuild.verify import History
 from tests.fakes.attester import Attester, Server
 from tests.fakes.published import NOW, honest_boot, log_bytes
+from tests.fakes.software_tpm import QuoteShape
 from tests.fakes.world import authority, pinned_trust, publisher, tpm
 
 ROOTS = {"test_tpm_roots": [authority().root_pem], "test_tpm_intermediates": [authority().issuer_pem]}
@@ -129,3 +130,34 @@ def test_a_recorded_session_is_not_remembered(image: Path, server: Server, tmp_p
     assert judged("verify", server.url, image, "--save", str(saved), "--no-remember").exit_code == 0
     assert judged("verify", str(saved), image, "--recorded", "--state", str(state)).exit_code == 0
     assert not state.exists()
+
+
+# --- files and policy
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("manifest.dsse.json", 2 << 20), ("release.dsse.json", 2 << 20), ("trust.json", 1 << 20)],
+)
+def test_a_file_beyond_what_it_may_be_is_not_read_whole(name: str, limit: int, image: Path) -> None:
+    with (image / name).open("r+b") as stream:
+        stream.truncate(3 << 30)
+    error = refusal(judged("verify", "https://127.0.0.1:1", image))
+    assert isinstance(error, UsageError)
+    assert f"{name}: expected at most {limit} bytes" in error.message
+
+
+def test_a_session_beyond_what_it_may_be_is_not_read_whole(image: Path, tmp_path: Path) -> None:
+    with (tmp_path / "huge").open("wb") as stream:
+        stream.truncate(3 << 30)
+    error = refusal(judged("verify", str(tmp_path / "huge"), image, "--recorded"))
+    assert f"expected at most {8 << 20} bytes" in error.message
+
+
+def test_a_clock_that_may_have_gone_back_is_accepted_only_when_asked_for(image: Path) -> None:
+    attester = Attester(tpm=tpm().but(shape=QuoteShape(safe=0)), event_log=log_bytes(honest_boot()))
+    with Server(attester.handle, attester.key) as server:
+        error = refusal(judged("verify", server.url, image))
+        assert isinstance(error, VerificationError)
+        assert error.reason == "clock-unsafe"
+        assert judged("verify", server.url, image, "--allow-unsafe-clock").exit_code == 0

@@ -13,8 +13,10 @@ from blindbuild.cli.outputs import find_manifest
 from blindbuild.client import Expectation, StateStore
 from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import UsageError
+from blindbuild.formats.dsse import MAX_ENVELOPE
 from blindbuild.host.files import read_bytes
 from blindbuild.manifest import parse_trust
+from blindbuild.manifest.trust import MAX_TRUST
 from blindbuild.verify import Appraisal, Policy
 from blindbuild.verify.registers import RegisterResult
 
@@ -23,10 +25,16 @@ def expect(options: JudgingOptions) -> Expectation:
     """Read the files that a client judges by."""
     manifest, release = find_manifest(options.manifest)
     return Expectation(
-        envelope=read_bytes(manifest, error=UsageError),
-        release=read_bytes(release, error=UsageError) if release.is_file() else None,
-        trust=parse_trust(read_bytes(options.trust, error=UsageError)),
-        policy=Policy(allow_test_tpm=options.allow_test_tpm, allow_debug=options.allow_debug),
+        envelope=read_bytes(manifest, error=UsageError, limit_bytes=MAX_ENVELOPE),
+        release=read_bytes(release, error=UsageError, limit_bytes=MAX_ENVELOPE)
+        if release.is_file()
+        else None,
+        trust=parse_trust(read_bytes(options.trust, error=UsageError, limit_bytes=MAX_TRUST)),
+        policy=Policy(
+            allow_test_tpm=options.allow_test_tpm,
+            allow_debug=options.allow_debug,
+            allow_unsafe_clock=options.allow_unsafe_clock,
+        ),
         bank=HashAlgorithm(options.bank),
         state=_state(options.state) if options.history else None,
         remember=options.remember,

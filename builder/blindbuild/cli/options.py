@@ -35,6 +35,7 @@ class JudgingOptions:
     bank: str = "sha256"
     allow_test_tpm: bool = False
     allow_debug: bool = False
+    allow_unsafe_clock: bool = False
     remember: bool = True
     state: Path | None = None
     history: bool = True  # no option: only the demo, which rebuilds one release over and over, goes without
@@ -66,6 +67,11 @@ _JUDGING = (
         help="Believe an operator-run TPM: proves the image and the tool, nothing about the operator.",
     ),
     click.option("--allow-debug", is_flag=True, help="Accept an image that says it is for debugging."),
+    click.option(
+        "--allow-unsafe-clock",
+        is_flag=True,
+        help="Accept a TPM that lost power without a shutdown, so that its clock may have gone back.",
+    ),
     click.option(
         "--state",
         type=click.Path(file_okay=False, path_type=Path),
