@@ -6,7 +6,8 @@ Sources: RFC 5280; TCG EK Credential Profile 2.5, 3.2 (attributes and extensions
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -79,7 +80,8 @@ def parse_certificate(der: bytes) -> Certificate:
         FormatError: malformed, an unknown version, or extensions that cannot be read.
     """
     try:
-        parsed = x509.load_der_x509_certificate(der)
+        with _quiet():
+            parsed = x509.load_der_x509_certificate(der)
     except (ValueError, TypeError, x509.InvalidVersion) as error:
         raise FormatError("not a DER certificate") from error
     if _readable(lambda: parsed.public_bytes(Encoding.DER)) != der:
@@ -120,7 +122,8 @@ def serial_number(certificate: Certificate) -> int:
 
     Source: RFC 5280, 4.1.2.2.
     """
-    serial = _readable(lambda: certificate.parsed.serial_number)
+    with _quiet():
+        serial = _readable(lambda: certificate.parsed.serial_number)
     if not 1 <= serial < 1 << MAX_SERIAL_BITS:
         raise FormatError(f"expected a positive serial number of at most {MAX_SERIAL_BITS} bits")
     return serial
@@ -172,9 +175,7 @@ def read_endorsement_profile(certificate: Certificate) -> EndorsementProfile:
 
 
 def _subject(certificate: Certificate) -> x509.Name:
-    # real authorities have names longer than X.520 allows; the library would warn on stderr
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with _quiet():
         return certificate.parsed.subject
 
 
@@ -226,6 +227,15 @@ def _sequence_size(data: bytes) -> int:
     if length < (0x80 if octets == 1 else 0x100):
         raise FormatError("expected the shortest DER length")
     return 2 + octets + length
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # the library warns on stderr of names longer than X.520 allows, which real authorities have, and of serial
+    # numbers that are refused here anyhow
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _readable(read: Callable[[], _T]) -> _T:
