@@ -231,8 +231,8 @@ def _sequence_size(data: bytes) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    # the library warns on stderr of names longer than X.520 allows, which real authorities have, and of serial
-    # numbers that are refused here anyhow
+    # the library warns on stderr of names longer than X.520 allows, which real authorities have, and of
+    # serial numbers that are refused here anyhow
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
