@@ -26,6 +26,7 @@ from blindbuild.cli.render import TerminalReporter
 from blindbuild.cli.sign import sign_image
 from blindbuild.client import attest
 from blindbuild.errors import LockError, UsageError
+from blindbuild.formats.printable import visible
 from blindbuild.host.files import read_bytes, write_atomically
 from blindbuild.host.reporter import Reporter
 from blindbuild.host.store import Store
@@ -117,7 +118,7 @@ def _ask(url: str, image: Path, trust: Path, name: str, reporter: Reporter) -> N
     show_appraisal(attempt.appraisal, bank=options.bank, as_json=False)
     with attempt.accept() as connection:
         answer = connection.post(ROUTE, name.encode())
-    click.echo(f"answer: {answer.decode('utf-8', 'replace').strip()}")
+    click.echo(f"answer: {visible(answer.decode('utf-8', 'replace').strip())}")
 
 
 def _demo_key() -> SigningKey:

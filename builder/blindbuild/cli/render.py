@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from blindbuild.formats.printable import visible
 OK, FAILED, SKIPPED = "[green]✓[/]", "[red]✗[/]", "[yellow]–[/]"
 _MARKS = {"ok": OK, "failed": FAILED, "skipped": SKIPPED}
 _SHOWN_HEX = 16  # enough digits to compare by eye; --json has all of them
+_SHOWN_WHY = 60  # letters of a reason; the statement has all of it
 
 
 def error_console() -> Console:
@@ -110,7 +110,8 @@ def print_registers(rows: Sequence[RegisterRow], *, bank: str, console: Console)
     for row in rows:
         sign = {"ok": "=", "failed": "[red]≠[/]", "skipped": " "}[row.outcome]
         expected = "" if row.outcome == "skipped" else _shorten(row.expected)
-        tail = f"  [dim]{_plain(row.why)}[/]" if row.why else ""
+        why = row.why if len(row.why) <= _SHOWN_WHY else f"{row.why[:_SHOWN_WHY]}…"
+        tail = f"  [dim]{_plain(why)}[/]" if why else ""
         line = f"{row.register:>3}  {row.rule:<13} {expected:<17} {sign} {_shorten(row.measured)}{tail}"
         console.print(f"  {_MARKS[row.outcome]} {line}")
     console.print()
@@ -128,9 +129,3 @@ def print_warning(text: str) -> None:
 def _plain(text: str) -> str:
     """Return text that is neither markup nor able to steer the terminal, whoever wrote it."""
     return escape(visible(text))
-
-
-def flush() -> None:
-    """Push out what was printed, before a program takes over the terminal."""
-    sys.stdout.flush()
-    sys.stderr.flush()
