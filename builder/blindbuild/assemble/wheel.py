@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import posixpath
 import zipfile
+import zlib
 
 from blindbuild.assemble.tree import Tree, from_files
 from blindbuild.errors import ArchiveError
@@ -12,6 +13,8 @@ from blindbuild.errors import ArchiveError
 PLACE = "usr/lib/python3/dist-packages"  # Debian Python Policy, 2.5
 MAX_UNPACKED_BYTES = 4 << 30  # the largest wheels on PyPI unpack to about 2 GB; bounds memory against a bomb
 _LIBRARY_SCHEMES = ("purelib", "platlib")
+# What zipfile lets through besides its own error: unknown compression, cut or encrypted members, bad streams.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, ValueError, RuntimeError)
 
 
 def from_wheel(data: bytes, *, name: str) -> Tree:
@@ -37,7 +40,7 @@ def from_wheel(data: bytes, *, name: str) -> Tree:
                 for path, member in placed.items()
                 if path is not None and not path.endswith(".pyc")
             }
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise ArchiveError(f"{name}: not a sound wheel: {error}") from error
     return from_files(files, executables=[path for path in files if b".so" in posixpath.basename(path)])
 
