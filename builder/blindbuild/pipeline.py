@@ -39,8 +39,8 @@ FIRMWARE_CODE, FIRMWARE_VARIABLES = CODE_MEMBER.encode(), VARIABLES_MEMBER.encod
 FIRMWARE_PATHS = (FIRMWARE_CODE, FIRMWARE_VARIABLES)
 FIRMWARE_STAGE = "firmware"
 ZSTD_TIMEOUT_S = 600.0
-# One thread: the output depends on how many there are. Level 19 takes 2 s more and saves 0.16 MB of hello's 4.
-# (gate 4.5 MB, zstd 1.5.7)
+# One thread: the output depends on how many there are. Level 19 takes 2 s more and saves 0.16 MB of hello's
+# 4 MB (gate 4.5 MB, zstd 1.5.7).
 COMPRESS = ("zstd", "-12", "--single-thread", "--no-progress", "--no-check", "-q", "-c")
 DECOMPRESS = ("zstd", "-d", "-q", "-c")
 
