@@ -1,0 +1,22 @@
+"""A measurement of a root of trust that does not have 24 registers: a launch digest, MRTD, an EIF's PCR0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blindbuild.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class NamedMeasurement:
+    """One value, by the name that the platform's own papers use for it.
+
+    Attributes:
+        name: such as `LAUNCH_DIGEST`, `MRTD`, `RTMR2` or `PCR0`.
+        digest: what the hardware reports after a launch of these inputs.
+        what: a phrase for people that says what it covers.
+    """
+
+    name: str
+    digest: Digest
+    what: str
