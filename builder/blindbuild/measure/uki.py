@@ -9,7 +9,7 @@ from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import MeasureError
 from blindbuild.formats.authenticode import authenticode_digests
 from blindbuild.formats.pe import PeImage, read_pe
-from blindbuild.measure.event import Digests, hash_in_banks
+from blindbuild.measure.event import Digests, PredictedEvent, hash_in_banks
 from blindbuild.measure.pcr09 import combine_initrds, initrd_parts, load_options
 from blindbuild.measure.stub import UNPREDICTABLE_SECTIONS, StubRules, parse_stub_magic
 
@@ -45,6 +45,9 @@ class MeasuredUki:
         sections: over VirtualSize bytes, of the sections that the stub measures.
         load_options: what the kernel gets as its command line.
         initrd: of what the kernel gets as its initrd; None if it gets none.
+        pcr12: what the stub measures into register 12, in its order.
+        pcr13: what the stub measures into register 13, in its order.
+        secure_boot: the state that the above is right for.
     """
 
     rules: StubRules
@@ -53,6 +56,9 @@ class MeasuredUki:
     sections: Mapping[str, Digests]
     load_options: bytes
     initrd: Digests | None
+    pcr12: tuple[PredictedEvent, ...] = ()
+    pcr13: tuple[PredictedEvent, ...] = ()
+    secure_boot: bool = False
 
 
 def measure_uki(data: bytes, algorithms: Sequence[HashAlgorithm]) -> MeasuredUki:
