@@ -248,6 +248,16 @@ def test_a_no_action_event_is_never_extended() -> None:
     assert len(replayed.events) == 1
 
 
+def test_a_hardware_root_of_trust_extends_register_0_from_locality_4() -> None:
+    # PFP 10.4.5.3 and TPM 2.0 Part 1, 34.3: H-CRTM measures before TPM2_Startup, PCR 0 starts from 4
+    contents = sha256_record(0, 0x80000010, b"HCRTM", hashlib.sha256(b"contents").digest())
+    log = parse_event_log(spec_id() + no_action(b"StartupLocality\0\x04") + contents + SEPARATOR)
+    value = hashlib.sha256(bytes(31) + b"\x04" + hashlib.sha256(b"contents").digest()).digest()
+    value = hashlib.sha256(value + hashlib.sha256(bytes(4)).digest()).digest()
+    assert replay(log, SHA256).values[0].value == value
+    assert data_mismatches(log, SHA256) == ()
+
+
 @pytest.mark.parametrize("locality", [0, 3, 4])
 def test_startup_locality_is_where_register_0_starts(locality: int) -> None:
     log = parse_event_log(spec_id() + no_action(b"StartupLocality\0" + bytes((locality,))) + SEPARATOR)
