@@ -160,6 +160,8 @@ def _find_section(image: PeImage, name: str) -> tuple[int, PeSection]:
 
 
 def _read_uki(config: MachineConfig) -> bytes:
+    if config.disk is None:
+        raise UsageError("this attack needs a machine with a disk")
     return read_fat(config.disk.read_bytes())[BOOT_PATH]
 
 

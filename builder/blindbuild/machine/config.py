@@ -19,14 +19,29 @@ MIN_MEMORY_MIB = 128  # below this OVMF does not start
 MAX_MEMORY_MIB = 1 << 20
 MAX_CPUS = 64
 MAX_SMBIOS_STRINGS = 32
+MAX_COMMAND_LINE = 2047  # bytes; COMMAND_LINE_SIZE of x86 Linux less its NUL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectBoot:
+    """What QEMU itself hands to the firmware to start, before any disk: `-kernel`, `-initrd`, `-append`."""
+
+    kernel: Path
+    initrd: Path | None = None
+    command_line: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a command line that no kernel would get whole."""
+        if "\0" in self.command_line or len(self.command_line.encode()) > MAX_COMMAND_LINE:
+            raise UsageError(f"expected a command line of at most {MAX_COMMAND_LINE} bytes, without a NUL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineConfig:
-    r"""A q35 machine with OVMF, one disk, one network card, a TPM and four serial ports.
+    r"""A q35 machine with OVMF, a disk or a kernel to start, one network card, a TPM and four serial ports.
 
     Attributes:
-        disk: a raw image with `\EFI\BOOT\BOOTX64.EFI`; never written.
+        disk: a raw image with `\EFI\BOOT\BOOTX64.EFI`, or none if `direct` says what to start; never written.
         firmware_code: OVMF's code flash image.
         firmware_vars: OVMF's variable flash image, a template: the machine writes to its own copy.
         memory_mib: RAM in MiB. Under emulation 512 MiB more take two to three seconds longer to boot. PCR 0
@@ -43,10 +58,13 @@ class MachineConfig:
         tpm_transcript: whether to write down every TPM command and response.
         disk_first: QEMU tells the firmware to start the disk; the firmware then starts nothing else, the
             network card's drivers included. Without it the firmware's own variables decide.
+        direct: a kernel that QEMU hands to the firmware.
+        secure_flash: the variables can be changed by the firmware's system management mode only, which is
+            what an OVMF built for Secure Boot expects and one built without cannot use.
         state_dir: where logs, capture, TPM and flash stay; a temporary place that goes away if None.
     """
 
-    disk: Path
+    disk: Path | None
     firmware_code: bytes
     firmware_vars: bytes
     memory_mib: int = 512
@@ -61,6 +79,8 @@ class MachineConfig:
     tpm_authority: Path | None = None
     tpm_transcript: bool = False
     disk_first: bool = True
+    direct: DirectBoot | None = None
+    secure_flash: bool = False
     state_dir: Path | None = None
 
     def __post_init__(self) -> None:
@@ -69,6 +89,8 @@ class MachineConfig:
         _require_range("processors", self.cpus, 1, MAX_CPUS)
         _require_range("host port", self.host_port, 0, 0xFFFF)
         _require_range("guest port", self.guest_port, 1, 0xFFFF)
+        if self.disk is None and self.direct is None:
+            raise UsageError("expected a disk or a kernel to start, got neither")
         if self.router not in self.guest_address.network or self.router == self.guest_address.ip:
             raise UsageError(f"router {self.router} is no neighbour of {self.guest_address}")
         if len(self.smbios) > MAX_SMBIOS_STRINGS or any("\0" in text or not text for text in self.smbios):

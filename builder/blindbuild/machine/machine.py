@@ -62,7 +62,7 @@ class Machine:
     """
 
     def __init__(self, config: MachineConfig) -> None:
-        self.config = replace(config, disk=config.disk.absolute())
+        self.config = _absolute(config)
         self._stack = contextlib.ExitStack()
         self._files: MachineFiles | None = None
         self._accelerator: Accelerator | None = None
@@ -328,6 +328,15 @@ class Machine:
     def _require_started(self) -> None:
         if self._files is None:
             raise MachineError("this machine was not started")
+
+
+def _absolute(config: MachineConfig) -> MachineConfig:
+    """Return the configuration with every path absolute: QEMU is started in another directory."""
+    direct = config.direct
+    if direct is not None:
+        initrd = None if direct.initrd is None else direct.initrd.absolute()
+        direct = replace(direct, kernel=direct.kernel.absolute(), initrd=initrd)
+    return replace(config, disk=None if config.disk is None else config.disk.absolute(), direct=direct)
 
 
 def _there(value: _Part | None) -> _Part:

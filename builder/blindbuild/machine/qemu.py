@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blindbuild.machine.accelerator import SANDBOX, Accelerator
-from blindbuild.machine.config import GUEST_MAC, HOST_ADDRESS, MachineConfig
+from blindbuild.machine.config import GUEST_MAC, HOST_ADDRESS, DirectBoot, MachineConfig
 from blindbuild.machine.serial_ports import PORT_COUNT
 
 MACHINE = (
-    "q35,smm=off,vmport=off,usb=off,dump-guest-core=off,pflash0=firmware-code,pflash1=firmware-variables"
+    "q35,smm={smm},vmport=off,usb=off,dump-guest-core=off,pflash0=firmware-code,pflash1=firmware-variables"
 )
+# edk2 OvmfPkg/README, "SMM support": then only code in system management mode writes to the flash
+SECURE_FLASH = ("-global", "driver=cfi.pflash01,property=secure,value=on")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +89,16 @@ def qemu_arguments(
     """
     return [
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"),
-        *("-machine", MACHINE, "-accel", _accelerator_argument(accelerator), "-cpu", accelerator.cpu),
+        *("-machine", MACHINE.format(smm="on" if config.secure_flash else "off")),
+        *(SECURE_FLASH if config.secure_flash else ()),
+        *("-accel", _accelerator_argument(accelerator), "-cpu", accelerator.cpu),
         *("-smp", str(config.cpus), "-m", str(config.memory_mib)),
         *("-rtc", f"base={clock},clock=vm", "-boot", "menu=off,strict=on"),
         *(("-sandbox", SANDBOX) if accelerator.sandbox else ()),
         *_flash("firmware-code", firmware_code, read_only=True),
         *_flash("firmware-variables", firmware_variables, read_only=False),
         *_disk(config),
+        *_direct_boot(config.direct),
         *_network(config, files.capture),
         *("-chardev", f"socket,id=tpm,path={_quote(files.tpm_socket)}"),
         *("-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"),
@@ -117,10 +122,22 @@ def _flash(name: str, path: Path, *, read_only: bool) -> tuple[str, ...]:
 
 
 def _disk(config: MachineConfig) -> tuple[str, ...]:
+    if config.disk is None:
+        return ()
     order = ",bootindex=0" if config.disk_first else ""
     return (
         *_block_device("disk", config.disk, read_only=True),
         *("-device", f"virtio-blk-pci,drive=disk,disable-legacy=on{order}"),
+    )
+
+
+def _direct_boot(direct: DirectBoot | None) -> tuple[str, ...]:
+    if direct is None:
+        return ()
+    return (
+        *("-kernel", str(direct.kernel)),
+        *(("-initrd", str(direct.initrd)) if direct.initrd is not None else ()),
+        *(("-append", direct.command_line) if direct.command_line else ()),
     )
 
 
