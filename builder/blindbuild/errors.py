@@ -8,6 +8,7 @@ BlindbuildError                    exit 1: could not do it
 │   ├── PeError                    PE images
 │   ├── CanonicalError             JSON that is not strict or not canonical
 │   ├── EnvelopeError              DSSE
+│   ├── EifError                   AWS Nitro Enclave images
 │   ├── EventLogError              TCG event logs
 │   └── TpmStructureError          TPM 2.0 structures
 ├── LockError                      the lock and the world disagree
@@ -74,6 +75,10 @@ class CanonicalError(FormatError):
 
 class EnvelopeError(FormatError):
     """A malformed DSSE envelope."""
+
+
+class EifError(FormatError):
+    """A malformed Enclave Image Format file, or parts that do not make one."""
 
 
 class EventLogError(FormatError):
