@@ -18,6 +18,7 @@ VERBS = {
     "fetch": ("fetch", "Fill the store with every locked input."),
     "build": ("build", "Turn a recipe into an image with its expected measurements."),
     "measure": ("measure", "Predict what a TPM will hold after booting a UKI."),
+    "eif": ("eif", "Write an AWS Nitro Enclave image and its PCRs."),
     "keygen": ("keygen", "Make a release key."),
     "trust": ("trust", "Write the file that tells a client whom to believe."),
     "sign": ("sign", "Sign an image's statement and release."),

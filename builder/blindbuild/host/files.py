@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from blindbuild.digest import Digest, HashAlgorithm
@@ -28,13 +28,23 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
     Raises:
         BlindbuildError: the system refused; nothing is left behind.
     """
+    write_chunks_atomically(path, (data,), mode)
+
+
+def write_chunks_atomically(path: Path, chunks: Iterable[bytes], mode: int = 0o644) -> None:
+    """Do what `write_atomically` does with bytes that come in pieces, so that they need not all be in memory.
+
+    Raises:
+        BlindbuildError: the system refused, or making a piece failed; nothing is left behind.
+    """
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", suffix=".aside", dir=path.parent)
         aside = Path(name)
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
+            for chunk in chunks:
+                stream.write(chunk)
             stream.flush()
             os.fchmod(descriptor, mode)
             os.fsync(descriptor)
