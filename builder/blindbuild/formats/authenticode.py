@@ -9,16 +9,19 @@ section.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import PeError
-from blindbuild.formats.pe import PeImage, read_pe
+from blindbuild.formats.pe_image import PeImage, read_pe, read_pe_source
+from blindbuild.formats.source import Source
+from blindbuild.formats.streams import FileRange, Stream, hash_streams, join_pieces
 
 
-def authenticode_digests(data: bytes, algorithms: Iterable[HashAlgorithm]) -> dict[HashAlgorithm, Digest]:
-    """Return the Authenticode digest of the image in `data` for each algorithm, in one pass over it.
+def authenticode_digests(
+    data: bytes | Source, algorithms: Iterable[HashAlgorithm]
+) -> dict[HashAlgorithm, Digest]:
+    """Return the Authenticode digest of an x86-64 image for each algorithm, in one pass over it.
 
     A signature does not change the result: CheckSum, the certificate table and its directory entry are left
     out.
@@ -26,15 +29,16 @@ def authenticode_digests(data: bytes, algorithms: Iterable[HashAlgorithm]) -> di
     Raises:
         PeError: the image is malformed, or no algorithm was asked for.
     """
-    image = read_pe(data)
-    hashers = {algorithm: hashlib.new(algorithm.value) for algorithm in algorithms}
-    if not hashers:
+    image = read_pe(data) if isinstance(data, bytes) else read_pe_source(data)
+    chosen = tuple(algorithms)
+    if not chosen:
         raise PeError("authenticode: expected at least one hash algorithm, got none")
-    view = memoryview(data)
-    for start, end in _hashed_ranges(image):
-        for hasher in hashers.values():
-            hasher.update(view[start:end])
-    return {algorithm: Digest(algorithm, hasher.digest()) for algorithm, hasher in hashers.items()}
+    return hash_streams(image.source, {"image": authenticode_stream(image)}, chosen)["image"]
+
+
+def authenticode_stream(image: PeImage) -> Stream:
+    """Return the ranges of the image's file that its Authenticode digest is over."""
+    return join_pieces(FileRange(start, end - start) for start, end in _hashed_ranges(image))
 
 
 def _hashed_ranges(image: PeImage) -> Iterator[tuple[int, int]]:
@@ -54,7 +58,7 @@ def _hashed_ranges(image: PeImage) -> Iterator[tuple[int, int]]:
             yield section.raw_offset, section.raw_offset + section.raw_size
             hashed += section.raw_size
     _, certificate_size = image.certificate_table
-    end = len(image.data) - certificate_size
+    end = image.source.size - certificate_size
     # Sections are apart and inside the file (read_pe), so hashed never exceeds end.
     if end > hashed:
         yield hashed, end

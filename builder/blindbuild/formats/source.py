@@ -30,20 +30,20 @@ class Source(Protocol):
 class BytesSource:
     """Bytes that are in memory already."""
 
-    __slots__ = ("_view",)
+    __slots__ = ("_data",)
 
-    def __init__(self, data: bytes | bytearray | memoryview) -> None:
-        self._view = memoryview(data).cast("B")
+    def __init__(self, data: bytes) -> None:
+        self._data = data
 
     @property
     def size(self) -> int:
         """How many bytes there are."""
-        return len(self._view)
+        return len(self._data)
 
     def read(self, offset: int, size: int) -> bytes:
         """Return exactly `size` bytes from `offset` on; FormatError if they are not all there."""
         check_range(self, offset, size)
-        return bytes(self._view[offset : offset + size])
+        return self._data[offset : offset + size]
 
 
 def as_source(data: bytes | Source) -> Source:
