@@ -11,7 +11,7 @@ import pytest
 
 from blindbuild.errors import UsageError
 from blindbuild.machine.accelerator import Accelerator
-from blindbuild.machine.config import MachineConfig
+from blindbuild.machine.config import MAX_COMMAND_LINE, DirectBoot, MachineConfig
 from blindbuild.machine.qemu import MachineFiles, qemu_arguments
 
 CONFIG = MachineConfig(
@@ -121,8 +121,35 @@ def test_the_guest_is_reached_at_its_own_address_and_port() -> None:
         ({"smbios": ("",)}, "SMBIOS"),
         ({"smbios": ("a\0b",)}, "SMBIOS"),
         ({"smbios": ("a",) * 33}, "SMBIOS"),
+        ({"disk": None}, "expected a disk or a kernel"),
     ],
 )
 def test_a_machine_that_cannot_be_is_refused(change: dict[str, object], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         replace(CONFIG, **change)
+
+
+def test_flash_that_only_system_management_mode_writes_needs_both_halves() -> None:
+    config = replace(CONFIG, secure_flash=True)
+    (machine,) = value_of("-machine", config)
+    assert machine.startswith("q35,smm=on,")
+    assert value_of("-global", config) == ["driver=cfi.pflash01,property=secure,value=on"]
+    assert value_of("-global", CONFIG) == []
+
+
+def test_a_kernel_is_handed_over_with_what_belongs_to_it() -> None:
+    direct = DirectBoot(kernel=Path("/k,1"), initrd=Path("/i"), command_line="quiet a=b,c")
+    config = replace(CONFIG, disk=None, direct=direct)
+    assert value_of("-kernel", config) == ["/k,1"]  # options of their own: a comma separates nothing here
+    assert value_of("-initrd", config) == ["/i"]
+    assert value_of("-append", config) == ["quiet a=b,c"]
+    assert not any("virtio-blk" in device for device in value_of("-device", config))
+    alone = arguments(replace(config, direct=DirectBoot(kernel=Path("/k"))))
+    assert "-initrd" not in alone
+    assert "-append" not in alone
+
+
+@pytest.mark.parametrize("line", ["a\0b", "a" * (MAX_COMMAND_LINE + 1), "ä" * MAX_COMMAND_LINE])
+def test_a_command_line_that_a_kernel_would_not_get_whole_is_refused(line: str) -> None:
+    with pytest.raises(UsageError, match="expected a command line of at most"):
+        DirectBoot(kernel=Path("/k"), command_line=line)

@@ -3,7 +3,7 @@
 This is the owner of a machine at work, before its first boot: the variables are written into the flash image,
 as `virt-fw-vars` does for other virtual machines. No firmware checks an update here, since none runs.
 
-Source: UEFI 2.10, 8.2 (variable attributes), 32.3 (Secure Boot modes) and 32.4.1 (signature lists); edk2
+Source: UEFI 2.10, 8.2 (variable attributes) and 32.3 (Secure Boot modes); edk2
 SecurityPkg/Library/AuthVariableLib/AuthVariableLib.c, AuthVariableLibInitialize (how SecureBootEnable and
 CustomMode decide) and SecurityPkg/SecurityPkg.dec (their namespaces).
 """
@@ -11,7 +11,6 @@ CustomMode decide) and SecurityPkg/SecurityPkg.dec (their namespaces).
 from __future__ import annotations
 
 import struct
-import uuid
 from dataclasses import dataclass
 
 from blindbuild.errors import UsageError
@@ -28,8 +27,6 @@ TIME_BASED_AUTHENTICATED = 0x20  # EFI_VARIABLE_TIME_BASED_AUTHENTICATED_WRITE_A
 _SECURE_BOOT_ENABLE_DISABLE = "f0a30bc7-af08-4556-99c4-001009c93a44"
 _CUSTOM_MODE_ENABLE = "c076ec0c-7028-4399-a072-71ee5c448b9f"
 _NON_VOLATILE_BOOT = 0x03
-_CERT_X509 = uuid.UUID("a5c059a1-94e4-4aa7-87b5-ab155c2bf072").bytes_le
-_LIST_HEADER = struct.Struct("<16sIII")  # type, size of the list, of its header, of one signature
 # EFI_TIME of the enrolment; a later update signed by PK or KEK must be newer. A constant, so that the flash
 # image is a function of the keys.
 _ENROLLED = struct.pack("<HBBBBBxIhBx", 2010, 1, 1, 0, 0, 0, 0, 0, 0)
@@ -37,7 +34,7 @@ _ENROLLED = struct.pack("<HBBBBBxIhBx", 2010, 1, 1, 0, 0, 0, 0, 0, 0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecureBootKeys:
-    """What the four variables hold, as they are measured: EFI_SIGNATURE_LISTs one after the other.
+    """What the four variables hold, as they are measured: what `formats.siglist.write_signature_lists` gives.
 
     Attributes:
         pk: the platform key; with one enrolled, the firmware leaves its setup mode.
@@ -50,12 +47,6 @@ class SecureBootKeys:
     kek: bytes
     db: bytes
     dbx: bytes = b""
-
-
-def certificate_list(owner: uuid.UUID, certificate: bytes) -> bytes:
-    """Return an EFI_SIGNATURE_LIST with one DER certificate (UEFI 2.10, 32.4.1)."""
-    signature = owner.bytes_le + certificate
-    return _LIST_HEADER.pack(_CERT_X509, _LIST_HEADER.size + len(signature), 0, len(signature)) + signature
 
 
 def enrol_keys(variables: bytes, keys: SecureBootKeys) -> bytes:

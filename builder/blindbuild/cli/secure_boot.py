@@ -1,0 +1,111 @@
+"""What `sign --secureboot` reads and writes: keys from files or tokens, a signed image, a disk with it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from blindbuild.assemble.disk import build_disk
+from blindbuild.cli.outputs import STATEMENT, check_image
+from blindbuild.digest import Digest, HashAlgorithm
+from blindbuild.errors import UsageError
+from blindbuild.formats.authenticode import authenticode_digests
+from blindbuild.formats.pe import MAX_IMAGE_SIZE
+from blindbuild.host.files import read_bytes, write_atomically
+from blindbuild.manifest import parse_statement
+from blindbuild.publish import (
+    SCHEME,
+    ImageSigner,
+    KeyUri,
+    load_certificates,
+    load_rsa_key,
+    open_token_key,
+    parse_key_uri,
+    sign_boot_image,
+)
+
+MAX_KEY = 1 << 16  # bytes; an RSA-4096 key in PEM has 3300
+MAX_CHAIN = 1 << 20  # bytes of certificates
+MAX_PIN = 1 << 10  # bytes of a PIN file
+SIGNED_SUFFIX = ".signed"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedFiles:
+    """What was written, and the digest of the image that its signature is over.
+
+    Attributes:
+        image: the signed UKI.
+        disk: a disk that boots it; None where only a UKI was given.
+        authenticode: the same as of the unsigned image.
+    """
+
+    image: Path
+    disk: Path | None
+    authenticode: Digest
+
+
+def sign_for_secure_boot(
+    image: Path, *, key: str, certificate: Path, output: Path | None, replace: bool
+) -> SignedFiles:
+    """Sign a UKI, or that of an image directory; the files that are there stay as they are.
+
+    Args:
+        image: a UKI, or an image directory: every file of it is checked against SHA256SUMS first.
+        key: path of an RSA key in PEM, or a `pkcs11:` URI.
+        certificate: path of the signer's certificate.
+        output: the signed UKI's path if it shall not be NAME.signed.efi beside the unsigned one.
+        replace: whether signatures that are there shall go.
+
+    Raises:
+        UsageError: key, certificate and image do not fit, or no such files.
+        ToolError: the token did not sign.
+        BuildError: a file of the directory is not what SHA256SUMS says.
+    """
+    unsigned_path, unsigned, boots = _read_image(image)
+    certificates = load_certificates(read_bytes(certificate, error=UsageError, limit_bytes=MAX_CHAIN))
+    with _open_signer(key) as signer:
+        signed = sign_boot_image(unsigned, signer, certificates, replace=replace)
+    target = output or unsigned_path.with_name(f"{unsigned_path.stem}{SIGNED_SUFFIX}.efi")
+    disk = target.with_suffix(".raw") if boots else None
+    if disk is not None:
+        write_atomically(disk, build_disk(signed))
+    write_atomically(target, signed)
+    digests = authenticode_digests(signed, (HashAlgorithm.SHA256,))
+    return SignedFiles(target, disk, digests[HashAlgorithm.SHA256])
+
+
+def _read_image(image: Path) -> tuple[Path, bytes, bool]:
+    """Return the UKI's path, its bytes, and whether it is one of an image directory."""
+    if not image.is_dir():
+        return image, read_bytes(image, error=UsageError, limit_bytes=MAX_IMAGE_SIZE), False
+    files = check_image(image)
+    name = f"{parse_statement(files[STATEMENT]).name}.efi"
+    return image / name, files[name], True
+
+
+@contextlib.contextmanager
+def _open_signer(key: str) -> Iterator[ImageSigner]:
+    if not key.startswith(SCHEME):
+        yield load_rsa_key(read_bytes(Path(key), error=UsageError, limit_bytes=MAX_KEY))
+        return
+    uri = parse_key_uri(key)
+    with open_token_key(uri, pin=_find_pin(uri)) as token_key:
+        yield token_key
+
+
+def _find_pin(uri: KeyUri) -> str:
+    """Return the PIN that the URI has or points to; else ask for it, without echo."""
+    if uri.pin is not None:
+        return uri.pin
+    if uri.pin_file is None:
+        return str(click.prompt("PIN of the token", hide_input=True, err=True))
+    data = read_bytes(Path(uri.pin_file), error=UsageError, limit_bytes=MAX_PIN)
+    try:
+        return data.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{uri.pin_file}: expected a PIN in UTF-8") from error
