@@ -1,0 +1,145 @@
+"""The Secure Boot state of a machine, and the entry of db by which its firmware trusts an image.
+
+Sources: UEFI 2.10, 3.3 and 32.3 (variables); edk2 SecurityPkg/Library/AuthVariableLib (when Secure Boot is
+on) and DxeImageVerificationLib.c, IsAllowedByDb (which entry validates an image).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+
+from blindbuild.digest import HashAlgorithm
+from blindbuild.errors import FormatError, MeasureError
+from blindbuild.formats.authenticode import authenticode_digests
+from blindbuild.formats.certificate import Certificate, parse_certificate
+from blindbuild.formats.efivars import EfiVariable
+from blindbuild.formats.image_signature import ImageSignature, read_signatures
+from blindbuild.formats.siglist import EFI_CERT_SHA256, parse_signature_lists, x509_entries
+from blindbuild.formats.tcgevent import EFI_GLOBAL_VARIABLE, EFI_IMAGE_SECURITY_DATABASE
+
+_ENABLE_SWITCH = (
+    "f0a30bc7-af08-4556-99c4-001009c93a44",
+    "SecureBootEnable",
+)  # edk2 AuthenticatedVariableFormat
+_DATABASE = str(EFI_IMAGE_SECURITY_DATABASE)
+_GLOBAL = str(EFI_GLOBAL_VARIABLE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecureBootState:
+    """What firmware measures into PCR 7; each variable as the raw lists it holds, without its signature.
+
+    Attributes:
+        enabled: images are verified.
+        pk, kek, db, dbx: empty for a variable that does not exist, which is measured all the same.
+        dbt, dbr: None for a variable that does not exist, which is then not measured.
+        authority: the entry of db, owner and certificate, by which the firmware trusts the first image.
+    """
+
+    enabled: bool = False
+    pk: bytes = b""
+    kek: bytes = b""
+    db: bytes = b""
+    dbx: bytes = b""
+    dbt: bytes | None = None
+    dbr: bytes | None = None
+    authority: bytes | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("pk", "kek", "db", "dbx", "dbt", "dbr"):
+            try:
+                parse_signature_lists(getattr(self, name) or b"")
+            except FormatError as error:
+                raise MeasureError(f"variable {name}: {error.message}") from error
+        if self.enabled and not self.pk:
+            raise MeasureError("Secure Boot: expected a platform key where it is on, got none")
+        if self.authority is not None and self.authority not in _entries(self.db):
+            raise MeasureError("Secure Boot: expected an authority that is an entry of db, got another one")
+
+    def trusting(self, image: bytes) -> SecureBootState:
+        """Return this state with the entry of db that validates `image`; unchanged where it is off."""
+        return replace(self, authority=find_authority(self, image)) if self.enabled else self
+
+
+SECURE_BOOT_OFF = SecureBootState()
+
+
+def read_secure_boot(variables: Iterable[EfiVariable]) -> SecureBootState:
+    """Return the state that a variable store boots with, without an authority.
+
+    Secure Boot is on if there is a platform key, and the user's switch is on or was never touched.
+
+    Raises:
+        MeasureError: a list of keys is malformed.
+
+    Source: edk2 AuthVariableLib/AuthService.c, InitSecureBootVariables.
+    """
+    held: Mapping[tuple[str, str], bytes] = {(item.vendor, item.name): item.data for item in variables}
+    pk = held.get((_GLOBAL, "PK"), b"")
+    return SecureBootState(
+        enabled=bool(pk) and held.get(_ENABLE_SWITCH, b"\x01") == b"\x01",
+        pk=pk,
+        kek=held.get((_GLOBAL, "KEK"), b""),
+        db=held.get((_DATABASE, "db"), b""),
+        dbx=held.get((_DATABASE, "dbx"), b""),
+        dbt=held.get((_DATABASE, "dbt")),
+        dbr=held.get((_DATABASE, "dbr")),
+    )
+
+
+def find_authority(state: SecureBootState, image: bytes) -> bytes:
+    """Return the first entry of db that validates `image`: owner and certificate, or owner and digest.
+
+    The signature itself is not verified: an image that the firmware refuses has no boot to predict.
+
+    Raises:
+        PeError: the image or its signature is malformed.
+        MeasureError: no entry fits, or dbx forbids the image.
+    """
+    digest = authenticode_digests(image, (HashAlgorithm.SHA256,))[HashAlgorithm.SHA256].value
+    signatures = read_signatures(image)
+    _refuse_forbidden(state.dbx, digest, signatures)
+    for signature in signatures:
+        chain = tuple(parse_certificate(der) for der in signature.chain)
+        for entry in x509_entries(state.db):
+            if entry.data in signature.chain or _issued_one_of(entry.data, chain):
+                return entry.encoded
+    for item in parse_signature_lists(state.db):
+        for entry in item.entries:
+            if item.kind == EFI_CERT_SHA256 and entry.data == digest:
+                return entry.encoded
+    raise MeasureError(
+        f"Secure Boot: expected an image that an entry of db validates, got one with "
+        f"{len(signatures)} signatures and none that does",
+        hint="sign the image with a key whose certificate is in db, or name the state of another machine",
+    )
+
+
+def _refuse_forbidden(dbx: bytes, digest: bytes, signatures: Iterable[ImageSignature]) -> None:
+    chains = {certificate for signature in signatures for certificate in signature.chain}
+    for item in parse_signature_lists(dbx):
+        for entry in item.entries:
+            if entry.data == digest or entry.data in chains:
+                raise MeasureError("Secure Boot: dbx forbids the image or a certificate of its signature")
+
+
+def _issued_one_of(trusted: bytes, chain: Iterable[Certificate]) -> bool:
+    # Firmware takes a certificate of db as the end of the chain, whether or not it is a root.
+    try:
+        issuer = parse_certificate(trusted).parsed
+    except FormatError:
+        return False  # as firmware does: an entry that it cannot read validates nothing
+    for certificate in chain:
+        try:
+            certificate.parsed.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+            continue
+        return True
+    return False
+
+
+def _entries(lists: bytes) -> set[bytes]:
+    return {entry.encoded for item in parse_signature_lists(lists) for entry in item.entries}
