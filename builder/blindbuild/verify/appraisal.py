@@ -152,4 +152,5 @@ def _difference_json(difference: Difference) -> JsonValue:
         "expected": difference.expected,
         "got": difference.got,
         "cause": difference.cause,
+        "action": difference.action,
     }
