@@ -56,7 +56,9 @@ class RecordedFirmware:
 # Each value was read with TPM2_PCR_Read from swtpm 0.7.1 after a boot of QEMU 7.2.22, `-machine q35,smm=off`,
 # under software emulation with one processor. With 512 MiB it was also the same for the processors qemu64 and
 # max, for tpm-crb and tpm-tis, and without a network card; with two processors 2025.02 gave the same value
-# and 2022.11 another one.
+# and 2022.11 another one. The builds with Secure Boot were booted with `smm=on` and one processor, with and
+# without keys; their values are the replay of the extends in swtpm's transcript, which for the other builds
+# gave what TPM2_PCR_Read had given.
 RECORDED = (
     RecordedFirmware(
         code="624e06de18b4fa535e90db7160d00d3d07d206422b89999bf1e27d920264e4e0",
@@ -141,6 +143,155 @@ RECORDED = (
                 sha384="08381a1add4b438a6f0d25628cce1c7593e0c2760ae410535767a33d122362ec308c46b81b2770690627c983f306ee4e",
                 sha512="859773ca001487c14991fd1abb3a68fcba515979b03e88ce546914a42e8477c8"
                 "107c6385eefd6e2766fddb9bf5cbaace17dd71ae7c944147e228c47998cb0bd2",
+            ),
+        ),
+    ),
+    RecordedFirmware(
+        code="d50189a486d22af418198226a3a5bcb6ddac775590f6a808bd629474ee034d62",
+        package="Debian ovmf 2022.11-6+deb12u2, OVMF_CODE_4M.secboot.fd",
+        platform="qemu-q35-ovmf-2022.11-secboot",
+        machine="q35,smm=on with one processor",
+        values=(
+            RecordedValue(
+                memory_mib=(128,),
+                sha256="584f3c9968f755e625932e67189bc42f0123e72fa5ce8866e15b7de4525204c6",
+                sha384="9201781727922e1288a46c3424bc5e997b80e0363b471b45b9ad994fbd3082741b6f209f5f2b47d0270ca720aedb99d3",
+                sha512="898dcac247ca752ec6b6507fc2f1538e8e372303c2942d1193bf6505d7d4ce55"
+                "cd75f29725256c6922fc0890307ee7fa1dc4f9b15aaa386692e64d1cfce100fd",
+            ),
+            RecordedValue(
+                memory_mib=(192,),
+                sha256="96baa7bd0c69f389a3720afaf12310c9e96887eee90305c561d1f3f0a8a977d5",
+                sha384="972e8f3325e11d4819b4bbc710b1fc65e0ab655870f749e4ffde8c149e5900adb7577cd86a581cb2da49c31eda8f77cd",
+                sha512="71bead10c3087df8ed55f721404082a8dbd7bc2d1779fbf40e550b9ad3d2c404"
+                "eba9d264a0b1a78b51be820ae11a707781af141079a60b6ab2dfae7f81ff06be",
+            ),
+            RecordedValue(
+                memory_mib=(256,),
+                sha256="355fb614efd6b07f88cc045e26eba4e3e3ee2dd26793fa787bd254143dc0c902",
+                sha384="792fda7e43ecb490719ac68b09acc706a8aba1c8ce7d8ac4bac5ba0ae3cf4bb8a5f092d3a7d1754a664d45033c216779",
+                sha512="6ffbfccee1dd3895856215500dc3fe6f970b64432b369463ad60f7b40812bdd3"
+                "513daad32258055d4eeb8207b7a89ef7c94546b32d7a8d9f2d7ad6a75c677d42",
+            ),
+            RecordedValue(
+                memory_mib=(384,),
+                sha256="016fd910742f9c8a16fb2beaf3d6cbc125112096dbffa2cf9411d89c1e7f825f",
+                sha384="918d0721eb9d96dbe62e180be38c987c7ae387c2b115c744c1132a1b4a646232010ac83d6b9e137fe314fe21f0541fbd",
+                sha512="212f1a81f84e8631c9a7fdd93eaa18bbff729fa4b3537d153dadce973707438a"
+                "d5f3b995ab448549a30fef84c676e7a4962932fb398bdd9ffe0f6c77325d141e",
+            ),
+            RecordedValue(
+                memory_mib=(512,),
+                sha256="3d897a7c534d643c645fda0d1b4bae039a712e1ccef23fe3998cf611b3077451",
+                sha384="bfc58724faf16f88908728e5eca4fae9b2717a3ddbf8ab26d308881da13e3aab048d735d2589be85288894bf710aeb1f",
+                sha512="104f70e458c53bccae4c2e86bece362d78f20ef43f23d914def64a5cc1acaba2"
+                "1b7325a758bc2b1d3375cd52b940c7740fa166b0c27712dd8eeca75a2fc31407",
+            ),
+            RecordedValue(
+                memory_mib=(768,),
+                sha256="e91853b3f27c1cf7641d6606ad120d2aa2733bf9a266c5664646bad637f33b35",
+                sha384="18f7a1e093caf3598269b9f8040e0b39a94e585b1ae2dd3b006bf5058ac1f175a948d1051bc1c6e37c5e44921c02abd3",
+                sha512="6898e99293126b1989edb0a7bee178a7354067086ef12bc0af50012391163e9e"
+                "b723872d8d12eafbdde77e15a10f40df511fbbdf75b1f8b2ffb4533bfc3187f1",
+            ),
+            RecordedValue(
+                memory_mib=(1024,),
+                sha256="87ed0d849299ff67de70a6da0449c93b8aa52ab1eef86bfa5b7bd471e3613e63",
+                sha384="fb4f10115a0bc2fb974ded0b821ad4e8f61051148026071e4f40ebacad05036bfbe5f022efa138b6949496c7e8551b1a",
+                sha512="140dc2b4e70a78c6144f2b533300ed094295bcc305497f1de8778833d9377738"
+                "da6f398f4806b72c2b672593293dc776419eddadbfaf8b06a21a5b4113c07bd1",
+            ),
+            RecordedValue(
+                memory_mib=(1536,),
+                sha256="ab660987e5cc1785f804c44ba132257ddfabda26598f6a8891956ccf88febdcc",
+                sha384="dd1a57eedffe3b81fd83c33dc8cb9c536cdff90e79924370951ebda2cab471ab5e78ea81e67ab3c1a93401b4d1a6433b",
+                sha512="5a46085293ea334f76139b44a90adfcb568d21915e607fd2dd2f7eb2a44c0be4"
+                "b018ac7f4f3de45edce0e5bb7e4ff26b02b7f72c606802faaed34b3207be1bd3",
+            ),
+            RecordedValue(
+                memory_mib=(2048, 3072, 4096, 8192),
+                sha256="cd04be76578fc0455b52fd7898c62a1180ff0e99ea2e26014d9ac63501327a98",
+                sha384="aac9e892ce45ca7f3825da1fcc55e81de7482865c4aaadf65386320723c4ed3b96bc99f30150f72e7ebeead713e0fdeb",
+                sha512="d8e2c4bcf827fda7f29a7f6cf9ff388e862b80099f019048322f70bd1847ea09"
+                "16a60fd58049c2f0b79b3f12cd065a60233666c6dca30b7ac09ea8ae22c4fe77",
+            ),
+        ),
+    ),
+    RecordedFirmware(
+        code="1a46295574430cfb7f825ee3e4dc64b052acbef08e310377ed7c64cb757a9dc1",
+        package="Debian ovmf 2025.02-8+deb13u1, OVMF_CODE_4M.secboot.fd",
+        platform="qemu-q35-ovmf-2025.02-secboot",
+        machine="q35,smm=on with one processor",
+        values=(
+            RecordedValue(
+                memory_mib=(128,),
+                sha256="fd2dcfe937027a4916c7a0fd49eed5eb1abbe654529dabc4101be2c438e88d69",
+                sha384="b6b74e0a22d53788a948d0744f08b1583e1af183c76d862b25c29e1ad86d563eacd1bb1093219a45fafa9294106d7c04",
+                sha512="d825f5ba77cfc3481195d3d0b447c40102a28d047941835bc28a93714b34a13b"
+                "c822f99789c1b97e76c2bfb0fabc47411405c9dffb39bfbae0b8adde71521039",
+            ),
+            RecordedValue(
+                memory_mib=(192,),
+                sha256="7ac65d88a8109a5ca219e071c0e3b4e340ef1bfd930fb6e9ac76ccbd3a503ee5",
+                sha384="55a03a50a99e9a8b26384f846538e58a8be4318a9b86bbb755c4914971b19e820898333d2e4ef69fa23e7c840204483e",
+                sha512="c51e5a386dfbf6e598d5e174c1a9aa467aeba0eea277ff342b78ba4db4db03b7"
+                "beefef9063ba390800bb64c487545b73715a1695d47d5fec8a99f81a62d306a3",
+            ),
+            RecordedValue(
+                memory_mib=(256,),
+                sha256="913824166ed0706d9a813934cdbf39e1db9cb12e9f610351aff7f8498288d60c",
+                sha384="8fcd199118588f31630738237010e2d813a24ba98a08c7f89660613193e89bcb15e410c5bd04d7bc01145567b038f175",
+                sha512="e6f788b827641cea39e8ae17bae449ab2c8593f7b2c23949ea2f6d51d4e4e1b4"
+                "ce477f2927280e7d1ca47c4bc4a15225d9233e9cfff822cf732631d20e0cdd07",
+            ),
+            RecordedValue(
+                memory_mib=(384,),
+                sha256="62c2bd7374274bf2615fa28ccda7ec4ce149085ef8c1323ee75e866cc7a410d5",
+                sha384="65aa7e9afefe37251cbe07a3658c036df14b92a560131f2bc791b3b4226febeff1fdb549215329ba13fdf343bfa98041",
+                sha512="e0f54602e6dfc80511e8aac1fc9bbc786ef696c587e157cd790108ec16bcd677"
+                "17673cd3997c4c87a222216bfc41f3df6b1b905b4faccae1441dbd86db037d0b",
+            ),
+            RecordedValue(
+                memory_mib=(512,),
+                sha256="bc7535d4f116ca11b6d9f4244e7dd233313bbaa04ca1cd8f60cda10f7c6967a5",
+                sha384="10f7613797ffa93496e8d61ec7515d680eb655bbac9c6c77f631c6c1ab93e1c6a1a88c8a84effd5119385e190aa2be05",
+                sha512="68e6f20e837992daa489ba0bd4989080580652decd5569f23355f99d1ed0094a"
+                "9ec6339ebfc151ef3cc5842b5731447c2e17958d3bf8cb0e9b4e450a5efc34bf",
+            ),
+            RecordedValue(
+                memory_mib=(768,),
+                sha256="5637fabda4afa4e6405f84961723b12e38b7bd688f4feef7d27f7ae8d65b89cb",
+                sha384="1b88a736daa5987584effb75a6237d99c2f022056d7a2d7890f7e6be6779c12dff1db54b32222091ab44e6278d385c5b",
+                sha512="f884ddbe476e28255a5d22bb8b978c4bf841e6964cb483db55dd3accc1a2480c"
+                "5a0d48afc0227dfc11dae75883fa901a51cbfdf2d6420c1aa5d8884e3072bfb2",
+            ),
+            RecordedValue(
+                memory_mib=(1024,),
+                sha256="52edffa168d04926417e8f830034632a22dd3391ef9b57b629c14cab474e453b",
+                sha384="9f46acf0677b954c14580dc045a3cba507f7fec45d72cb3b72fda21f8921a159eecff6e534ad3b5028a6cf386e8fce12",
+                sha512="b04d37581c4238dc0829909a0153e4c0e9704bf53d45326334fa50c3c8fdaa60"
+                "a635371e72f80f72ca9ba084bfc9e142db1dd0c17fb2b4e892d53cf5d0d556b9",
+            ),
+            RecordedValue(
+                memory_mib=(1536,),
+                sha256="0d833f14ba6f6cc65e69c3917256a956610e727a88595ed395f5c69589e03cbc",
+                sha384="7d08a41ed6edbe55a8f471e87c278bada95dc24acf694a55ec5ea622ab9ded03379c0d8fe5b189033773961a622a3cc8",
+                sha512="b7b47f911d0155462bab1f29597a4bac04945d7d24cc83799ca54cb29217f27a"
+                "53a25d82b48228b239254b61f2ba8e21a476010048537c3781f469aac7036c29",
+            ),
+            RecordedValue(
+                memory_mib=(2048,),
+                sha256="66eac45b3224637c040c69b31ecd346d1d32ca8b993c360e601b142b74d68968",
+                sha384="d06b3de174b67374dbefc9d27299f5a3c91ca987402bcb232d8c78f802ec1447dd1fb63d8d6a22aec72e2f814ccbb75b",
+                sha512="5708b2e54645ae3bb1da57be450961a4fe545c4086a98224413200560fd00d19"
+                "b9c32782de646fcabf0eb01ecd20f93fe272a3c3cfbbfa1fe54e331c22e60013",
+            ),
+            RecordedValue(
+                memory_mib=(3072, 4096, 8192),
+                sha256="03bd85f02db5232abc51c96d054531f2ed1de0b4131a4674b2015723952f3d75",
+                sha384="f02a519bc065115f028dabf48a931940ddfd843cc9c48a0e82625aa63ae20363b49ea8f7f809d3b3a7c5b777ef63a412",
+                sha512="5f560b722986266575c24abcd614e6267443567c085a0a956fdf9c0de1f245f1"
+                "7e3bcfc3ad7240ab27dbd98bd898aebd52feabeffecf3f1ae6b1b687ae4ea7b1",
             ),
         ),
     ),
