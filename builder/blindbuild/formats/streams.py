@@ -91,6 +91,35 @@ def stream_size(pieces: Iterable[Piece]) -> int:
     return sum(_size(piece) for piece in pieces)
 
 
+class StreamSource:
+    """A stream as a source of its own: a file inside a file."""
+
+    __slots__ = ("_pieces", "_source")
+
+    def __init__(self, source: Source, pieces: Stream) -> None:
+        self._source = source
+        self._pieces = pieces
+
+    @property
+    def size(self) -> int:
+        """How many bytes the stream has."""
+        return stream_size(self._pieces)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return exactly `size` bytes from `offset` on; FormatError if they are not all there."""
+        check_range(self, offset, size)
+        return b"".join(self._render(piece) for piece in cut_pieces(self._pieces, offset, offset + size))
+
+    def _render(self, piece: Piece) -> bytes:
+        match piece:
+            case FileRange(offset=offset, size=size):
+                return self._source.read(offset, size)
+            case Zeros(size=size):
+                return bytes(size)
+            case _:
+                return piece
+
+
 def hash_streams(
     source: Source,
     streams: Mapping[str, Sequence[Piece]],
