@@ -150,7 +150,7 @@ RECORDED = (
         code="d50189a486d22af418198226a3a5bcb6ddac775590f6a808bd629474ee034d62",
         package="Debian ovmf 2022.11-6+deb12u2, OVMF_CODE_4M.secboot.fd",
         platform="qemu-q35-ovmf-2022.11-secboot",
-        machine="q35,smm=on with one processor",
+        machine="q35 with SMM and one processor",
         values=(
             RecordedValue(
                 memory_mib=(128,),
@@ -221,7 +221,7 @@ RECORDED = (
         code="1a46295574430cfb7f825ee3e4dc64b052acbef08e310377ed7c64cb757a9dc1",
         package="Debian ovmf 2025.02-8+deb13u1, OVMF_CODE_4M.secboot.fd",
         platform="qemu-q35-ovmf-2025.02-secboot",
-        machine="q35,smm=on with one processor",
+        machine="q35 with SMM and one processor",
         values=(
             RecordedValue(
                 memory_mib=(128,),
