@@ -16,10 +16,13 @@ from dataclasses import dataclass, replace
 
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import MeasureError
+from blindbuild.formats.ccel import CcEventLog
 from blindbuild.formats.ovmf import TdxSection, TdxSectionType
 from blindbuild.formats.tcgevent import EFI_GLOBAL_VARIABLE, EventType, VariableData, write_variable_data
 from blindbuild.measure.event import PredictedEvent, measured_event
+from blindbuild.measure.log import predicted_log
 from blindbuild.measure.named import NamedMeasurement, UnpredictedMeasurement
+from blindbuild.measure.pcr04 import CALLING_APPLICATION
 from blindbuild.measure.separator import SEPARATOR_DATA
 from blindbuild.measure.tdx import PageOrder, predict_mrtd, tdx_sections
 from blindbuild.measure.tdx_hob import qemu_memory, write_td_hob
@@ -28,7 +31,6 @@ CC_RTMR0, CC_RTMR1, CC_RTMR2, CC_RTMR3 = 1, 2, 3, 4  # numbers of a CC event log
 STUB_REPORTS_FROM = 256  # systemd-stub versions from here on measure into RTMR2
 _BANK = HashAlgorithm.SHA384  # the only one that TDX has
 
-_CALLING = b"Calling EFI Application from Boot Option"
 _CONFIG_PCR, _BOOT_APPLICATION_PCR, _SECURE_BOOT_PCR, _KERNEL_PCR = 1, 4, 7, 9
 _STUB_PCRS = frozenset({11, 12, 13})
 _HOB_TABLE = bytes.fromhex("af96bb93f2b9b84e9462e0ba74564236")  # gUefiOvmfPkgTokenSpaceGuid
@@ -134,6 +136,14 @@ def predict_tdx_launch(launch: TdxLaunch, events: Sequence[PredictedEvent] = ())
     return TdxPrediction(tuple(measurements), unpredicted, predicted)
 
 
+def predicted_cc_log(prediction: TdxPrediction) -> CcEventLog:
+    """Return the predicted events as a CC event log, which replays to the predicted registers.
+
+    Load addresses and device paths in event data are the machine's; here they are zero.
+    """
+    return CcEventLog(predicted_log(prediction.events, (_BANK,), leave_out=()))
+
+
 def _open_registers(
     launch: TdxLaunch, events: Sequence[PredictedEvent]
 ) -> tuple[UnpredictedMeasurement, ...]:
@@ -189,7 +199,7 @@ def _log(
     """Yield the events of the CC event log in its order."""
     yield from _before_dxe(launch, sections)
     for event in events:
-        if event.data == _CALLING and event.register == _BOOT_APPLICATION_PCR:
+        if event.data == CALLING_APPLICATION and event.register == _BOOT_APPLICATION_PCR:
             yield from _boot_variables(launch)
         mapped = _mapped(launch, event)
         if mapped is not None:
