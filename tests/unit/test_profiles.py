@@ -174,11 +174,14 @@ def test_what_each_cloud_leaves_open() -> None:
     }
 
 
-def test_without_the_partition_table_its_register_is_open() -> None:
+def test_without_the_partition_table_register_5_is_open() -> None:
     assert isinstance(classify(GCP)[5], Unconstrained)
-    assert isinstance(classify(GCP)[2], Exact)
-    assert isinstance(classify(GCP_TDX)[2], Unconstrained)
-    assert values(classify(GCP_TDX)[5]) == values(classify(GCP_TDX, partition_table=DSTACK_TABLE)[5])
+    assert values(classify(GCP, partition_table=DSTACK_TABLE)[5])
+
+
+def test_where_only_that_register_binds_the_image_the_partition_table_is_needed() -> None:
+    with pytest.raises(MeasureError, match="gcp-tdx: expected the disk's partition table, got none"):
+        classify(GCP_TDX)
 
 
 def test_another_image_or_another_partition_table_is_another_value_of_register_2_on_tdx() -> None:

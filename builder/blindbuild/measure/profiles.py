@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from blindbuild.digest import Digest, HashAlgorithm
+from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import MeasureError
 from blindbuild.formats.tcgevent import EventType
 from blindbuild.measure.bank import exact, extend_all, one_of
@@ -30,9 +30,6 @@ from blindbuild.measure.pcr05 import EXIT_FAILURE, predict_exit
 from blindbuild.measure.platforms import Platform
 from blindbuild.measure.secure_boot import SecureBootState
 from blindbuild.measure.separator import predict_separator
-
-# A statement names the firmware by the SHA-256 of its file. There is none to hash: this says so.
-NO_FIRMWARE_FILE = Digest.zero(HashAlgorithm.SHA256)
 
 _GCE_HOST_INFORMATION_BYTES = 32  # "GCE NonHostInfo", NUL, technology, 15 zeros
 _RESETTABLE = {
@@ -166,8 +163,9 @@ def predict_profile(
         measured: the image that is booted, measured for the same Secure Boot state.
         profile: one of `PROFILES`.
         secure_boot: the keys of the VM; clouds let the owner of an image choose them.
-        partition_table: the event data of the disk's GPT (`formats.gpt`); without it the register that it is
-            measured into stays unconstrained: PCR 5, and on `gcp-tdx` PCR 2, which holds the image too.
+        partition_table: the event data of the disk's GPT (`formats.gpt`); without it PCR 5 stays
+            unconstrained. On `gcp-tdx` it is needed: it shares a register with the image, and without that
+            register any program could boot and extend the others as the image would.
         technology: on Compute Engine, what protects the VM's memory.
         firmware_versions: on Compute Engine, which versions PCR 0 may name; the newest known is 2.
 
@@ -175,6 +173,7 @@ def predict_profile(
         MeasureError: inputs that do not go together, or are missing.
     """
     _check_inputs(profile, secure_boot, technology)
+    _check_partition_table(profile, partition_table)
     boot = UefiBoot(
         platform=_platform(profile, secure_boot), secure_boot=secure_boot, partition_table=partition_table
     )
@@ -183,7 +182,7 @@ def predict_profile(
     events |= {register: (predict_separator(register, algorithms),) for register in profile.separator_only}
     reasons = dict(profile.unconstrained)
     if partition_table is None:
-        reasons.setdefault(profile.moved.get(EventType.EV_EFI_GPT_EVENT, 5), _TABLE_NOT_GIVEN)
+        reasons.setdefault(5, _TABLE_NOT_GIVEN)
     banks = {
         algorithm: _classify_bank(profile, events, reasons, algorithm, technology, firmware_versions)
         for algorithm in algorithms
@@ -191,7 +190,7 @@ def predict_profile(
     return PlatformReference(
         identifier=boot.platform.identifier,
         kind=boot.platform.kind,
-        firmware=NO_FIRMWARE_FILE,
+        firmware=None,
         banks=banks,
     )
 
@@ -256,6 +255,15 @@ def _check_inputs(profile: Profile, secure_boot: SecureBootState, technology: Gc
         expected = ", ".join(item.name for item in sorted(profile.technologies))
         got = "none" if technology is None else technology.name
         raise MeasureError(f"{profile.identifier}: expected a memory protection of {expected}, got {got}")
+
+
+def _check_partition_table(profile: Profile, partition_table: bytes | None) -> None:
+    if EventType.EV_EFI_GPT_EVENT in profile.moved and partition_table is None:
+        register = profile.moved[EventType.EV_EFI_GPT_EVENT]
+        raise MeasureError(
+            f"{profile.identifier}: expected the disk's partition table, got none",
+            hint=f"PCR {register} holds it together with the image: without it nothing binds the image",
+        )
 
 
 def _place(events: Iterable[PredictedEvent], profile: Profile) -> tuple[PredictedEvent, ...]:
