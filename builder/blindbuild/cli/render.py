@@ -129,3 +129,46 @@ def print_warning(text: str) -> None:
 def _plain(text: str) -> str:
     """Return text that is neither markup nor able to steer the terminal, whoever wrote it."""
     return escape(visible(text))
+
+
+@dataclass(frozen=True, slots=True)
+class EventLine:
+    """One event of a register; `sign` is same, changed, missing, added, or odd (data that was not hashed)."""
+
+    number: str
+    sign: str
+    text: str  # a second line, if there is one, is what was expected
+
+
+_SIGNS = {
+    "same": " ",
+    "changed": "[yellow]~[/]",
+    "missing": "[red]-[/]",
+    "added": "[green]+[/]",
+    "odd": "[yellow]≠[/]",
+}
+
+
+def print_timeline(name: str, *, value: str, bank: str, lines: Sequence[EventLine], console: Console) -> None:
+    """Print a register's value and its events, in log order."""
+    tail = f" = {bank}:{value}" if value else ""
+    console.print(f"\n  [bold]{_plain(name)}[/]{_plain(tail)}")
+    _print_lines(lines, console=console)
+
+
+def print_explanation(
+    name: str, *, cause: str, action: str, lines: Sequence[EventLine], console: Console
+) -> None:
+    """Print why a register differs, what helps, and its aligned events."""
+    console.print(f"\n  {FAILED} [bold]{_plain(name)}[/]  {_plain(cause)}")
+    if action:
+        console.print(f"      [cyan]do:[/] {_plain(action)}")
+    _print_lines(lines, console=console)
+
+
+def _print_lines(lines: Sequence[EventLine], *, console: Console) -> None:
+    for line in lines:
+        first, *more = line.text.split("\n")
+        console.print(f"    {_SIGNS[line.sign]} {line.number:>3}  {_plain(first)}")
+        for text in more:
+            console.print(f"           [dim]expected {_plain(text)}[/]")

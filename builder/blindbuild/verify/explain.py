@@ -95,8 +95,8 @@ def explain_logs(expected: ReplayedLog, got: ReplayedLog, *, tpm: bool = True) -
     steps = {
         register: align(sides[0].get(register, ()), sides[1].get(register, ())) for register in registers
     }
-    comparison = Comparison(Boot(sides[0]), Boot(sides[1]), steps)
-    return tuple(_told(register, comparison, tpm=tpm) for register in registers)
+    comparison = Comparison(Boot(sides[0]), Boot(sides[1]), steps, tpm)
+    return tuple(_told(register, comparison) for register in registers)
 
 
 def _events_of(log: ReplayedLog) -> Mapping[int, tuple[Seen, ...]]:
@@ -149,10 +149,10 @@ def _unlogged(register: int, match: PlatformMatch, log: ReplayedLog) -> Meaning:
     return _NOT_FOLLOWED
 
 
-def _told(register: int, comparison: Comparison, *, tpm: bool = True) -> Difference:
+def _told(register: int, comparison: Comparison) -> Difference:
     steps = comparison.steps[register]
     changed = [index for index, step in enumerate(steps) if step.change is not Change.SAME]
-    meanings = say_steps(register, comparison, tpm=tpm)
+    meanings = say_steps(register, comparison)
     if not changed:
         # both logs have the same events but start from another locality
         return _plain(

@@ -168,7 +168,7 @@ def _more_started(view: View) -> Meaning:
     added = view.of(Change.ADDED, Kind.APPLICATION)
     paths = [path for step in added if (path := _path(step.got))]
     names = f": {', '.join(paths[:4])}" if paths else ""
-    if view.register == _FIRMWARE_CODE:
+    if view.pcr == _FIRMWARE_CODE:
         return Meaning(
             f"this firmware measures started images into PCR 2 (GCP's TDX guests do){names}",
             "use a platform profile that knows this firmware",
@@ -216,7 +216,7 @@ def is_exit(name: str) -> bool:
 
 def say_partitions(view: View) -> list[Meaning]:
     """Explain the partition table (PCR 5; RTMR1)."""
-    if view.register == _FIRMWARE_CODE:
+    if view.pcr == _FIRMWARE_CODE:
         return [
             Meaning(
                 "this firmware measures the partition table into PCR 2 (GCP's TDX guests do)",

@@ -18,9 +18,18 @@ from blindbuild.verify.explain_view import Meaning, View, listed
 
 _SAME_KEYS = "enrol the expected keys, or predict with the variables that the machine has"
 _RECORD = "record values of this machine, or leave the register out"
-_SMBIOS_TAG = "d5cb7cbc"  # systemd src/fundamental/tpm2-pcr.h
+SMBIOS_TAG = "d5cb7cbc"  # systemd src/fundamental/tpm2-pcr.h
 _SHOWN_ENTRIES = 3
-_SHIM_VARIABLES = ("SbatLevel", "Shim", "MokList", "MokListX", "MokListTrusted", "MokSBState", "vendor_db")
+_SHIM_VARIABLES = (
+    "SbatLevel",
+    "Shim",
+    "MokList",
+    "MokListRT",
+    "MokListX",
+    "MokListTrusted",
+    "MokSBState",
+    "vendor_db",
+)
 
 
 def say_secure_boot(view: View) -> list[Meaning]:
@@ -191,7 +200,7 @@ def say_configuration(view: View) -> list[Meaning]:
         meanings.append(
             Meaning("other hardware tables (SMBIOS or memory layout): UUID, memory size or devices", _RECORD)
         )
-    tags = [step for step in view.steps if step.event.slot.name == _SMBIOS_TAG]
+    tags = [step for step in view.steps if step.event.slot.name == SMBIOS_TAG]
     if tags and tags[0].change is Change.MISSING:
         meanings.append(
             Meaning("the stub does not measure SMBIOS type 1 here, as 262 does", "predict with this stub")

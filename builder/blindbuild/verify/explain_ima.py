@@ -1,21 +1,16 @@
 """PCR 10 without an event: what a kernel with IMA leaves there, which can be computed.
 
-Source: Linux security/integrity/ima/ima_init.c (ima_add_boot_aggregate) and ima_crypto.c: the aggregate is
-SHA-256 over PCR 0-9 of the sha256 bank, logged by template ima-ng or ima-sig; compared with 17 boots.
+The value itself is computed in `measure.pcr10`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from collections.abc import Sequence
 
 from blindbuild.digest import Digest, HashAlgorithm
+from blindbuild.measure.pcr10 import REGISTER, ImaTemplate, predict_boot_aggregate
 from blindbuild.verify.explain_view import Meaning
 
-IMA_REGISTER = 10
-_AGGREGATED = range(10)
-_NAME = b"boot_aggregate\0"
 _ACTION = "boot a kernel without IMA, or leave PCR 10 out: it says nothing that PCR 0-9 do not say"
 
 
@@ -27,7 +22,7 @@ def say_ima(register: int, actual: Digest, values: Sequence[Digest]) -> Meaning 
         actual: its value.
         values: the values of all registers, in the same bank.
     """
-    if register != IMA_REGISTER:
+    if register != REGISTER:
         return None
     if actual.algorithm is HashAlgorithm.SHA256 and actual in _aggregates(values):
         return Meaning(
@@ -44,11 +39,11 @@ def say_ima(register: int, actual: Digest, values: Sequence[Digest]) -> Meaning 
 
 def _aggregates(values: Sequence[Digest]) -> set[Digest]:
     """Return what PCR 10 may hold after the boot aggregate alone, in the sha256 bank."""
-    joined = b"".join(values[register].value for register in _AGGREGATED)
-    entry = b"sha256:\0" + hashlib.sha256(joined).digest()
-    template = struct.pack("<I", len(entry)) + entry + struct.pack("<I", len(_NAME)) + _NAME
-    # ima-ng ends there, ima-sig has an empty signature
+    registers = dict(enumerate(values))
     return {
-        Digest.zero(HashAlgorithm.SHA256).extend(Digest.sha256(data))
-        for data in (template, template + struct.pack("<I", 0))
+        predict_boot_aggregate(
+            registers, HashAlgorithm.SHA256, template=template, kernel_hashes=kernel_hashes
+        )
+        for template in ImaTemplate
+        for kernel_hashes in (True, False)
     }

@@ -28,6 +28,7 @@ _TAGS = {
     "49dffe0f": "the host added an initrd",
     "dac08e1a": "the host added microcode",
 }
+_BOOT_LOADER_TEXTS = (b"MokList", b"MokSBState", b"grub_cmd: ", b"kernel_cmdline: ", b"module_cmdline: ")
 _PREDICT_AGAIN = "if this is intended, predict again for this image and publish a new statement"
 _REFUSE = "refuse this boot; remove what the host adds (SMBIOS strings, LoadOptions, files beside the image)"
 
@@ -193,9 +194,9 @@ def _is_plain(event: Seen | None, section: Digest) -> bool:
 
 def say_texts(view: View) -> list[Meaning]:
     """Explain texts and tagged events by the register they are in."""
-    if view.register == COMMAND_LINE_REGISTER:
+    if view.pcr in (COMMAND_LINE_REGISTER, None):
         return _side_door(view)
-    if view.register == _EXTENSIONS_REGISTER:
+    if view.pcr == _EXTENSIONS_REGISTER:
         names = listed([step.event.what for step in view.steps], 3)
         return [Meaning(f"the host added a system extension: {names}", _REFUSE)]
     return []
@@ -203,8 +204,18 @@ def say_texts(view: View) -> list[Meaning]:
 
 def _side_door(view: View) -> list[Meaning]:
     meanings = []
+    loaders = [step.event.what for step in view.steps if _is_boot_loader(step.event)]
+    if loaders:
+        meanings.append(
+            Meaning(
+                f"a boot loader measured itself here (shim or GRUB): {listed(loaders, 3)}",
+                "boot the image without a boot loader, or record the value",
+            )
+        )
     for step in view.steps:
         event = step.event
+        if _is_boot_loader(event):
+            continue
         if step.change is Change.MISSING:
             meanings.append(
                 Meaning(f"an addition that was expected is missing: {event.what}", _PREDICT_AGAIN)
@@ -216,6 +227,11 @@ def _side_door(view: View) -> list[Meaning]:
         else:
             meanings.append(Meaning(f"the host added to what the image boots with: {event.what}", _REFUSE))
     return meanings
+
+
+def _is_boot_loader(event: Seen) -> bool:
+    # rhboot/shim README.tpm and GRUB's tpm.c: what the text beside the event starts with
+    return event.data is not None and event.data.startswith(_BOOT_LOADER_TEXTS)
 
 
 def _added_line(view: View, event: Seen) -> Meaning:

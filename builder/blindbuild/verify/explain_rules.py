@@ -15,6 +15,7 @@ from blindbuild.verify.explain_boot import (
 )
 from blindbuild.verify.explain_event import DEBUG_MODE, Kind
 from blindbuild.verify.explain_firmware import (
+    SMBIOS_TAG,
     say_by_register,
     say_configuration,
     say_drivers,
@@ -47,10 +48,9 @@ _RULES: dict[Kind, _Rule] = {
     Kind.TABLES: say_configuration,
     Kind.OTHER: say_texts,
 }
-_SMBIOS_REGISTER = 1
 
 
-def say_steps(register: int, comparison: Comparison, *, tpm: bool = True) -> list[Meaning]:
+def say_steps(register: int, comparison: Comparison) -> list[Meaning]:
     """Return what the differences in one register mean, in the order in which they happened."""
     steps = comparison.steps[register]
     groups: dict[_Rule, list[Step]] = {}
@@ -62,7 +62,7 @@ def say_steps(register: int, comparison: Comparison, *, tpm: bool = True) -> lis
         for rule, group in groups.items()
         for meaning in rule(View(register, steps, tuple(group), comparison))
     ]
-    return meanings[:_MAX_MEANINGS] or [say_by_register(register, tpm=tpm)]
+    return meanings[:_MAX_MEANINGS] or [say_by_register(register, tpm=comparison.tpm)]
 
 
 def _rule(step: Step) -> _Rule:
@@ -72,5 +72,5 @@ def _rule(step: Step) -> _Rule:
             return say_debug_mode
         return say_exit if is_exit(name) else say_boot
     if kind is Kind.TAG:
-        return say_configuration if step.event.register == _SMBIOS_REGISTER else say_texts
+        return say_configuration if name == SMBIOS_TAG else say_texts
     return _RULES[kind]

@@ -54,6 +54,7 @@ class Comparison:
     expected: Boot
     got: Boot
     steps: Mapping[int, tuple[Step, ...]]
+    tpm: bool = True  # false: registers of a confidential guest, which hold what a TPM has in several
 
     def changed_sections(self) -> set[str] | None:
         """Return the names of sections that differ, went or came; None if a side has none at all."""
@@ -81,6 +82,11 @@ class View:
     all_steps: tuple[Step, ...]
     steps: tuple[Step, ...]
     comparison: Comparison
+
+    @property
+    def pcr(self) -> int | None:
+        """The number of the register if it is a TPM's, else None."""
+        return self.register if self.comparison.tpm else None
 
     def of(self, change: Change, kind: Kind | None = None, name: str = "") -> tuple[Step, ...]:
         """Return the steps of this change, kind and name."""
