@@ -24,6 +24,7 @@ VERBS = {
     "sign": ("sign", "Sign an image's statement and release."),
     "run": ("run", "Boot an image in QEMU with OVMF and a software TPM."),
     "verify": ("verify", "Judge a running server, or a recorded session."),
+    "explain": ("explain", "Say in words why registers differ."),
     "call": ("call", "Verify a server, then send it a request on the same connection."),
     "demo": ("demo", "Everything once: lock, build, sign, boot, verify, ask."),
 }
