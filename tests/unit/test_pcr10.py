@@ -25,7 +25,7 @@ def test_the_template_is_extended_into_each_bank(template: ImaTemplate, entry: b
 
 
 def test_a_bank_that_the_kernel_cannot_hash_gets_a_padded_sha1() -> None:
-    extended = hashlib.sha1(SIG).digest() + bytes(28)
+    extended = hashlib.sha1(SIG, usedforsecurity=False).digest() + bytes(28)
     expected = hashlib.sha384(bytes(48) + extended).digest()
     assert predict_boot_aggregate(REGISTERS, SHA384, kernel_hashes=False).value == expected
     assert predict_boot_aggregate(REGISTERS, SHA1, kernel_hashes=False) == predict_boot_aggregate(

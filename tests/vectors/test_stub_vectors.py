@@ -1,8 +1,7 @@
 """Registers 10 and 12 of boots of others, from what was put into them.
 
-Provenance: vectors/README.md, `boots/`. Register 10 has no event in the firmware's log; the kernels are Debian
-cloud kernels, whose IMA template is ima-sig and which have SHA-512 as a module, so that the sha384 bank holds a
-padded SHA-1.
+Provenance: vectors/README.md, `boots/`. Register 10 has no event in the firmware's log. The kernels are
+Debian cloud kernels: their IMA template is ima-sig.
 """
 
 from __future__ import annotations
@@ -52,11 +51,10 @@ def logged(case: str, register: int) -> tuple[LogEvent, ...]:
 @pytest.mark.parametrize("bank", BANKS)
 @pytest.mark.parametrize("case", CASES)
 def test_register_10_follows_from_registers_0_to_9(case: str, bank: HashAlgorithm) -> None:
-    predicted = [
-        predict_boot_aggregate(held(case, HashAlgorithm.SHA256), bank, kernel_hashes=hashes)
-        for hashes in (bank is not HashAlgorithm.SHA384, True)
-    ]
-    assert held(case, bank)[10] in predicted
+    # Debian's 6.1 has SHA-512 as a module that is not loaded yet, 6.12 has it built in.
+    hashes = not (case.startswith("uki61") and bank is HashAlgorithm.SHA384)
+    predicted = predict_boot_aggregate(held(case, HashAlgorithm.SHA256), bank, kernel_hashes=hashes)
+    assert held(case, bank)[10] == predicted
 
 
 @pytest.mark.parametrize("algorithm", BANKS)
