@@ -12,6 +12,7 @@ from blindbuild.errors import MachineError
 from blindbuild.formats.efivars import read_variables
 
 CODE_MEMBER = "usr/share/OVMF/OVMF_CODE_4M.fd"  # where Debian's package ovmf keeps the build without SMM
+SECURE_CODE_MEMBER = "usr/share/OVMF/OVMF_CODE_4M.secboot.fd"  # the build with SMM, which checks signatures
 VARIABLES_MEMBER = "usr/share/OVMF/OVMF_VARS_4M.fd"
 MAX_FLASH_BYTES = 8 << 20  # QEMU: hw/i386/pc_sysfw.c, max-fw-size
 
