@@ -12,6 +12,7 @@ import rfc8785
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import ManifestError
 from blindbuild.manifest import parse_statement, statement_bytes
+from blindbuild.manifest.registers import read_platform, write_platform
 from blindbuild.measure.classification import Exact, Initial, OneOf, Unconstrained
 from tests.fakes.published import statement_value
 
@@ -71,6 +72,7 @@ REFUSED = {
     "36 register -1": (f"{PCRS}/-1", {"rule": "initial"}, "unknown '-1'"),
     "36 register with a space": (f"{PCRS}/4 ", {"rule": "initial"}, "unknown '4 '"),
     "37 register missing": (f"{PCRS}/12", MISSING, "missing 12"),
+    "firmware missing": ("predicate/platforms/0/firmwareDigest", MISSING, "expected the firmware"),
     "39 value of 31 bytes": (f"{PCRS}/4/value", "ab" * 31, "expected 64 lower-case hex digits"),
     "39 value of 33 bytes": (f"{PCRS}/4/value", "ab" * 33, "expected 64 lower-case hex digits"),
     "40 bank sha1": ("predicate/platforms/0/banks/sha1", BANKS["sha256"], "unknown 'sha1'"),
@@ -215,3 +217,12 @@ def test_a_flipped_bit_in_a_statement_gives_another_statement_or_our_error() -> 
             assert parse_statement(bytes(flipped)) != honest
         except ManifestError:
             continue
+
+
+def test_only_a_platform_whose_provider_keeps_the_firmware_may_lack_its_digest() -> None:
+    written = copy.deepcopy(ONE)
+    del written["firmwareDigest"]
+    written["kind"] = "gcp"
+    platform = read_platform(written, "platforms[0]")
+    assert platform.firmware is None
+    assert write_platform(platform) == written

@@ -13,7 +13,7 @@ from typing import NoReturn
 from blindbuild.cli.options import state_directory
 from blindbuild.cli.outputs import STATEMENT, check_image
 from blindbuild.client import Connection
-from blindbuild.errors import ChannelError
+from blindbuild.errors import ChannelError, UsageError
 from blindbuild.host.reporter import Reporter
 from blindbuild.host.store import Store
 from blindbuild.machine.accelerator import Preference
@@ -43,7 +43,10 @@ class BootOptions:
 def configure_machine(image: Path, *, store: Store, options: BootOptions) -> MachineConfig:
     """Return the machine for an image directory, with the firmware its statement was computed for."""
     statement = parse_statement(check_image(image)[STATEMENT])
-    code, variables = find_firmware(store, statement.platforms[0].firmware)
+    firmware = statement.platforms[0].firmware
+    if firmware is None:
+        raise UsageError(f"{image}: expected an image for a machine with a firmware file, got one without")
+    code, variables = find_firmware(store, firmware)
     return MachineConfig(
         disk=(image / f"{statement.name}.raw").absolute(),
         firmware_code=code,

@@ -19,6 +19,7 @@ from blindbuild.measure.classification import (
     Unconstrained,
     initial_value,
 )
+from blindbuild.measure.platforms import KIND_UEFI_TPM
 
 # sha1 can be measured for people who compare, but nothing is promised by it
 BANKS = (HashAlgorithm.SHA256, HashAlgorithm.SHA384, HashAlgorithm.SHA512)
@@ -34,19 +35,19 @@ def read_platform(value: JsonValue, where: str) -> PlatformReference:
         ManifestError: unknown, missing or malformed fields; a register left out; a value that its events do
             not lead to.
     """
-    fields = Fields(value, where, required=("id", "kind", "firmwareDigest", "banks"), error=ManifestError)
-    firmware = Fields(
-        fields.raw("firmwareDigest"), fields.at("firmwareDigest"), required=("sha256",), error=ManifestError
+    fields = Fields(
+        value, where, required=("id", "kind", "banks"), optional=("firmwareDigest",), error=ManifestError
     )
     names = [algorithm.value for algorithm in BANKS]
     banks = Fields(fields.raw("banks"), fields.at("banks"), required=(), optional=names, error=ManifestError)
     present = [algorithm for algorithm in BANKS if algorithm.value in banks]
     if not present:
         raise fields.fail("banks", f"expected at least one of {', '.join(names)}")
+    kind = fields.token("kind", NAME)
     return PlatformReference(
         identifier=fields.token("id", NAME),
-        kind=fields.token("kind", NAME),
-        firmware=firmware.digest("sha256", HashAlgorithm.SHA256),
+        kind=kind,
+        firmware=_read_firmware(fields, kind),
         banks={
             algorithm: _read_bank(banks.raw(algorithm.value), banks.at(algorithm.value), algorithm)
             for algorithm in present
@@ -60,12 +61,24 @@ def write_platform(platform: PlatformReference) -> JsonValue:
         algorithm.value: {"pcrs": {str(number): _write_rule(rule) for number, rule in enumerate(registers)}}
         for algorithm, registers in platform.banks.items()
     }
-    return {
-        "id": platform.identifier,
-        "kind": platform.kind,
-        "firmwareDigest": {platform.firmware.algorithm.value: platform.firmware.hex},
-        "banks": banks,
-    }
+    written: dict[str, JsonValue] = {"id": platform.identifier, "kind": platform.kind, "banks": banks}
+    if platform.firmware is not None:
+        written["firmwareDigest"] = {platform.firmware.algorithm.value: platform.firmware.hex}
+    return written
+
+
+def _read_firmware(fields: Fields, kind: str) -> Digest | None:
+    """Read the digest of the firmware's file; only where the provider keeps the firmware is there none."""
+    if "firmwareDigest" not in fields:
+        if kind == KIND_UEFI_TPM:
+            raise fields.fail(
+                "firmwareDigest", f"expected the firmware of a platform of kind {kind}, got none"
+            )
+        return None
+    firmware = Fields(
+        fields.raw("firmwareDigest"), fields.at("firmwareDigest"), required=("sha256",), error=ManifestError
+    )
+    return firmware.digest("sha256", HashAlgorithm.SHA256)
 
 
 def _read_bank(value: JsonValue, where: str, algorithm: HashAlgorithm) -> tuple[Classification, ...]:

@@ -67,13 +67,14 @@ class PlatformReference:
     Attributes:
         identifier: the instance, such as `qemu-q35-ovmf-2025.02`.
         kind: the family of rules, such as `uefi-tpm`.
-        firmware: SHA-256 of the firmware code file the values were computed for.
+        firmware: SHA-256 of the firmware code file the values were computed for; None where there is no
+            such file, as in clouds, or it was not given.
         banks: for each bank exactly 24 classifications, by register number.
     """
 
     identifier: str
     kind: str
-    firmware: Digest
+    firmware: Digest | None
     banks: Mapping[HashAlgorithm, tuple[Classification, ...]]
 
     def __post_init__(self) -> None:

@@ -299,18 +299,20 @@ RECORDED = (
 
 
 def classify_pcr00(
-    firmware: Digest, algorithm: HashAlgorithm, *, platform: Platform
+    firmware: Digest | None, algorithm: HashAlgorithm, *, platform: Platform
 ) -> OneOf | Unconstrained:
     """Return the values of PCR 0 that were recorded for this firmware, or say that there are none.
 
     Args:
-        firmware: SHA-256 of the code flash file.
+        firmware: SHA-256 of the code flash file, None if it was not given.
         algorithm: the bank.
         platform: the platform that is predicted.
 
     Raises:
         MeasureError: the firmware is known to be another platform's, so that PCR 5 and 7 would be wrong.
     """
+    if firmware is None:
+        return Unconstrained("the firmware's code, whose file was not given")
     for record in RECORDED:
         if record.code == firmware.hex:
             break

@@ -51,14 +51,14 @@ def reference_values(
 
 
 def predict_platform(
-    measured: MeasuredImage, *, platform: Platform, firmware: Digest, boot: UefiBoot | None = None
+    measured: MeasuredImage, *, platform: Platform, firmware: Digest | None, boot: UefiBoot | None = None
 ) -> PlatformReference:
     """Return what `reference_values` does, from digests of the image and of the firmware.
 
     Args:
         measured: the image that is booted.
         platform: machine and firmware.
-        firmware: SHA-256 of the firmware's code flash.
+        firmware: SHA-256 of the firmware's code flash; None leaves register 0 open.
         boot: the rest of the boot; by default from an unpartitioned disk, with Secure Boot off.
 
     Raises:
@@ -100,7 +100,7 @@ def _classify(
     events: tuple[PredictedEvent, ...] | None,
     algorithm: HashAlgorithm,
     *,
-    firmware: Digest,
+    firmware: Digest | None,
     boot: UefiBoot,
 ) -> Classification:
     if register == 0:
