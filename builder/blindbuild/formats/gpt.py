@@ -65,12 +65,6 @@ class PartitionTable:
 
 
 def has_gpt(disk: bytes | Source, *, sector_size: int = SECTOR) -> bool:
-    """Say whether a disk claims to have a partition table; only `parse_gpt` says whether it is a good one."""
-    source = as_source(disk)
-    return source.size >= sector_size + HEADER_SIZE and source.read(sector_size, 8) == _SIGNATURE
-
-
-def has_gpt(disk: bytes | Source, *, sector_size: int = SECTOR) -> bool:
     """Say whether firmware would see a partition table: its signature is where it belongs."""
     source = as_source(disk)
     end = sector_size + len(_SIGNATURE)

@@ -52,6 +52,8 @@ class UefiBoot:
         shim: the first image, if the UKI is started by shim.
         path: from a disk, or from QEMU's -kernel.
         firmware: the events of PCR 0 that `pcr00.predict_firmware` gives, or none.
+        addon_authorities: with Secure Boot, the entry of db that validates each addon of the UKI, in their
+            order.
     """
 
     platform: Platform
@@ -60,6 +62,7 @@ class UefiBoot:
     shim: Shim | None = None
     path: BootPath = BootPath.DISK
     firmware: tuple[PredictedEvent, ...] = ()
+    addon_authorities: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
         if self.secure_boot.enabled != self.platform.secure_boot:
@@ -102,7 +105,7 @@ def boot_events(measured: MeasuredImage, boot: UefiBoot) -> tuple[PredictedEvent
         *policy,
         *((*first, *ready) if boot.path is BootPath.DIRECT else (*ready, *first)),
         *_second_stage(measured, boot, algorithms),
-        *_image_events(measured),
+        *_image_events(measured, boot),
         *predict_exit(algorithms),
     )
 
@@ -145,7 +148,7 @@ def _second_stage(
     return (*predict_shim(boot.shim, algorithms), image)
 
 
-def _image_events(measured: MeasuredImage) -> tuple[PredictedEvent, ...]:
+def _image_events(measured: MeasuredImage, boot: UefiBoot) -> tuple[PredictedEvent, ...]:
     """Return what the image itself causes: the stub's events, then those of the kernel."""
     if isinstance(measured, MeasuredKernel):
         return predict_kernel_inputs(measured)
@@ -157,6 +160,7 @@ def _image_events(measured: MeasuredImage) -> tuple[PredictedEvent, ...]:
     )
     return (
         *predict_pcr11(measured.sections, measured.rules),
+        *_addon_events(measured, boot),
         *measured.pcr12,
         *measured.pcr13,
         *kernel,
@@ -166,6 +170,25 @@ def _image_events(measured: MeasuredImage) -> tuple[PredictedEvent, ...]:
             algorithms=tuple(measured.authenticode),
         ),
     )
+
+
+def _addon_events(measured: MeasuredUki, boot: UefiBoot) -> tuple[PredictedEvent, ...]:
+    """Return the events of the addons, which the stub lets the firmware load and so verify."""
+    state, given = boot.secure_boot, boot.addon_authorities
+    expected = len(measured.addons) if state.enabled else 0
+    if len(given) != expected or (expected and boot.shim is not None):
+        raise MeasureError(
+            f"expected the entries of db that validate {expected} addons, got {len(given)}",
+            hint="find them with find_authority(state, addon); behind shim they cannot be predicted",
+        )
+    events: list[PredictedEvent] = []
+    measured_before = {state.authority}  # firmware measures an authority once
+    for index, digests in enumerate(measured.addons):
+        if expected and given[index] not in measured_before:
+            measured_before.add(given[index])
+            events.append(predict_authority(given[index], tuple(digests)))
+        events.append(predict_application(digests, "Authenticode digest of an addon"))
+    return tuple(events)
 
 
 def _inner_kernel(measured: MeasuredUki) -> Digests | None:

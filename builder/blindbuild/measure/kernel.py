@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from blindbuild.digest import HashAlgorithm
 from blindbuild.formats.authenticode import authenticode_digests
+from blindbuild.formats.source import Source
 from blindbuild.measure.event import Digests, PredictedEvent
 from blindbuild.measure.pcr09 import predict_pcr09
 
@@ -30,7 +31,7 @@ class MeasuredKernel:
     initrd: Digests | None = None
 
 
-def measure_kernel(image: bytes, algorithms: Iterable[HashAlgorithm]) -> MeasuredKernel:
+def measure_kernel(image: bytes | Source, algorithms: Iterable[HashAlgorithm]) -> MeasuredKernel:
     """Return what is measured of a kernel with built-in initramfs and command line, as a boot application.
 
     Raises:
@@ -44,7 +45,6 @@ def predict_kernel_inputs(measured: MeasuredKernel) -> tuple[PredictedEvent, ...
 
     Source: Linux drivers/firmware/efi/libstub/efi-stub-helper.c: options are measured if there are any.
     """
-    events = predict_pcr09(
+    return predict_pcr09(
         options=measured.load_options, initrd=measured.initrd, algorithms=tuple(measured.authenticode)
     )
-    return events if measured.load_options else events[1:]

@@ -93,15 +93,19 @@ def read_secure_boot(variables: Iterable[EfiVariable]) -> SecureBootState:
 def find_authority(state: SecureBootState, image: bytes) -> bytes:
     """Return the first entry of db that validates `image`: owner and certificate, or owner and digest.
 
-    The signature itself is not verified: an image that the firmware refuses has no boot to predict.
+    What the signature is over is compared with the image, but the signature value itself is not verified: an
+    image that the firmware refuses has no boot to predict.
 
     Raises:
         PeError: the image or its signature is malformed.
         MeasureError: no entry fits, or dbx forbids the image.
     """
-    digest = authenticode_digests(image, (HashAlgorithm.SHA256,))[HashAlgorithm.SHA256].value
-    signatures = read_signatures(image)
-    _refuse_forbidden(state.dbx, digest, signatures)
+    carried = read_signatures(image)
+    algorithms = {HashAlgorithm.SHA256, *(signature.digest.algorithm for signature in carried)}
+    digests = authenticode_digests(image, algorithms)
+    digest = digests[HashAlgorithm.SHA256].value
+    _refuse_forbidden(state.dbx, digest, carried)
+    signatures = [one for one in carried if one.digest == digests[one.digest.algorithm]]
     for signature in signatures:
         chain = tuple(parse_certificate(der) for der in signature.chain)
         for entry in x509_entries(state.db):
@@ -113,7 +117,7 @@ def find_authority(state: SecureBootState, image: bytes) -> bytes:
                 return entry.encoded
     raise MeasureError(
         f"Secure Boot: expected an image that an entry of db validates, got one with "
-        f"{len(signatures)} signatures and none that does",
+        f"{len(signatures)} signatures over it and none that does",
         hint="sign the image with a key whose certificate is in db, or name the state of another machine",
     )
 
