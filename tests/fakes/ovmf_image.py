@@ -11,6 +11,7 @@ FOOTER = "96b582de-1fb2-45f7-baea-a366c55a082d"
 SEV_METADATA = "dc886566-984a-4798-a75e-5585a7bf67cc"
 SEV_HASHES = "7255371f-3a3b-4b04-927b-1da6efa8d454"
 SEV_ES_RESET = "00f771de-1a7e-4fcb-890e-68c77e2fb44e"
+SVSM_INFO = "a789a612-0597-4c4b-a49f-cbb1fe9d1ddd"
 TDX_METADATA_OFFSET = "e47a6535-984a-4798-865e-4685a7bf8ec2"
 TDX_METADATA = "e9eaf9f3-168e-44d5-a8eb-7f4d8738f6ae"
 
@@ -48,6 +49,7 @@ class OvmfImage:
     hashes: tuple[int, int] = (0x810C00, 0x400)
     reset: int = 0x80B004
     code_is_extended: bool = True
+    memory_is_extended: bool = False
     memory: Sequence[tuple[int, int, int]] = TDX_MEMORY_SECTIONS
     extra: bytes = b""
 
@@ -62,8 +64,11 @@ class OvmfImage:
         base = (1 << 32) - size
         rows = [
             (variables, size - variables, base + variables, size - variables, 0, int(self.code_is_extended)),
-            (0, variables, base, variables, 1, 0),
-            *((0, 0, address, length, kind, 0) for address, length, kind in self.memory),
+            *([(0, variables, base, variables, 1, 0)] if variables else []),
+            *(
+                (0, 0, address, length, kind, int(self.memory_is_extended))
+                for address, length, kind in self.memory
+            ),
         ]
         body = b"".join(struct.pack("<IIQQII", *row) for row in rows)
         return b"TDVF" + struct.pack("<III", 16 + len(body), 1, len(rows)) + body

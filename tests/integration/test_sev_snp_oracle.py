@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
+import re
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blindbuild.measure.snp import SnpLaunch, predict_sev_launch, predict_snp_launch, snp_firmware_digest
+from blindbuild.digest import Digest, HashAlgorithm
+from blindbuild.measure.snp import (
+    SnpLaunch,
+    SvsmLaunch,
+    predict_sev_launch,
+    predict_snp_launch,
+    predict_svsm_launch,
+    snp_firmware_digest,
+)
 from blindbuild.measure.snp_cpu import cpu_signature, qemu_cpu_signature
 from blindbuild.measure.snp_hashes import hash_kernel
+from blindbuild.measure.snp_id import id_key_digest, write_id_block
 from blindbuild.measure.snp_vmsa import Vmm
-from tests.fakes.ovmf_image import AMD_SEV_SECTIONS, OvmfImage
+from tests.fakes.ovmf_image import AMD_SEV_SECTIONS, SVSM_INFO, OvmfImage, entry
 
 pytest.importorskip("sevsnpmeasure", reason="the Python package sev-snp-measure is not installed")
 
 guest = importlib.import_module("sevsnpmeasure.guest")
+id_block = importlib.import_module("sevsnpmeasure.id_block")
 modes = importlib.import_module("sevsnpmeasure.sev_mode").SevMode
 vmm_types = importlib.import_module("sevsnpmeasure.vmm_types").VMMType
 vcpu_types = importlib.import_module("sevsnpmeasure.vcpu_types")
@@ -103,6 +117,56 @@ def test_a_launch_digest_of_plain_sev_is_the_oracles(tmp_path, image, kernel, vm
         vmm_type=VMMS[vmm],
     )
     assert predict_sev_launch(launch, encrypted_state=encrypted)[0].digest.value == expected
+
+
+@given(
+    st.integers(1, 6),
+    st.integers(0, 4).map(lambda pages: pages * 4096),
+    st.integers(0, 0xFFFF),
+    st.permutations(((0, 0x9E000, 1), (0x9E000, 0x1000, 2), (0x9F000, 0x1000, 3), (0xA0000, 0x1000, 4))),
+    st.integers(1, 5),
+)
+@SETTINGS
+def test_a_launch_digest_of_an_svsm_guest_is_the_oracles(
+    tmp_path, pages, variables, offset, sections, count
+) -> None:
+    firmware = OvmfImage(pages=pages, variable_pages=0).build()
+    extra = entry(SVSM_INFO, offset.to_bytes(4, "little"))
+    svsm = OvmfImage(pages=2, variable_pages=0, sev_sections=sections, extra=extra).build()
+    signature = qemu_cpu_signature("EPYC-Milan")
+    launch = SvsmLaunch(
+        firmware=firmware, svsm=svsm, variables_bytes=variables, processors=count, signature=signature
+    )
+    (tmp_path / "ovmf").write_bytes(firmware)
+    (tmp_path / "svsm").write_bytes(svsm)
+    expected = guest.calc_launch_digest(
+        modes.SEV_SNP_SVSM,
+        count,
+        signature,
+        str(tmp_path / "ovmf"),
+        None,
+        None,
+        None,
+        1,
+        svsm_file=str(tmp_path / "svsm"),
+        ovmf_vars_size=variables,
+    )
+    assert predict_svsm_launch(launch)[0].digest.value == expected
+
+
+@given(st.binary(min_size=48, max_size=48))
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_an_id_block_and_its_key_digests_are_the_oracles(tmp_path, digest: bytes) -> None:
+    keys = [ec.generate_private_key(ec.SECP384R1()) for _ in range(2)]
+    for name, key in zip(("id", "author"), keys, strict=True):
+        (tmp_path / name).write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    said = id_block.snp_calc_id_block(digest, str(tmp_path / "id"), str(tmp_path / "author"))
+    fields = dict(re.findall(r"(id-block|id_key_hash|author_key)[=:] ?([A-Za-z0-9+/=]+)", said))
+    block = write_id_block(Digest(HashAlgorithm.SHA384, digest), policy=0x30000)
+    assert block == base64.b64decode(fields["id-block"])
+    for name, key in zip(("id_key_hash", "author_key"), keys, strict=True):
+        point = key.public_key().public_numbers()
+        assert id_key_digest(x=point.x, y=point.y).value == base64.b64decode(fields[name])
 
 
 def test_every_processor_model_of_the_oracle_has_the_same_signature() -> None:

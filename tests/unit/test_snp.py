@@ -19,9 +19,11 @@ from blindbuild.measure.snp import (
 )
 from blindbuild.measure.snp_cpu import cpu_signature, qemu_cpu_signature
 from blindbuild.measure.snp_hashes import KernelHashes, hash_kernel, write_hash_page, write_hash_table
+from blindbuild.measure.snp_id import id_key_digest, write_id_block
 from blindbuild.measure.snp_vmsa import Vmm, processor_page
-from tests.fakes.ovmf_image import AMD_SEV_SECTIONS, OvmfImage
+from tests.fakes.ovmf_image import AMD_SEV_SECTIONS, SVSM_INFO, OvmfImage, entry
 
+SVSM_SECTIONS = ((0, 0x9E000, 1), (0x9E000, 0x1000, 2), (0x9F000, 0x1000, 3))
 FIRMWARE = OvmfImage().build()
 MILAN = qemu_cpu_signature("EPYC-Milan-v2")
 LAUNCH = SnpLaunch(firmware=FIRMWARE, signature=MILAN)
@@ -153,6 +155,43 @@ def test_firmware_is_no_svsm() -> None:
         predict_svsm_launch(launch)
 
 
+def _svsm(**options) -> SvsmLaunch:
+    sections = options.pop("sections", SVSM_SECTIONS)
+    image = OvmfImage(pages=4, sev_sections=sections, extra=entry(SVSM_INFO, bytes(4))).build()
+    return replace(
+        SvsmLaunch(firmware=FIRMWARE, svsm=image, variables_bytes=8192, processors=2, signature=MILAN),
+        **options,
+    )
+
+
+def test_every_input_of_an_svsm_changes_the_launch_digest() -> None:
+    launches = [
+        _svsm(),
+        _svsm(firmware=FIRMWARE[:10] + b"!" + FIRMWARE[11:]),
+        _svsm(sections=SVSM_SECTIONS[:2]),
+        _svsm(variables_bytes=4096),
+        _svsm(processors=3),
+        _svsm(signature=qemu_cpu_signature("EPYC-Genoa")),
+    ]
+    assert len({predict_svsm_launch(launch)[0].digest for launch in launches}) == len(launches)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"variables_bytes": -4096}, "a variable store of whole pages above it"),
+        ({"variables_bytes": 100}, "a variable store of whole pages above it"),
+        ({"variables_bytes": 1 << 32}, "a variable store of whole pages above it"),
+        ({"processors": 0}, "expected 1 to 4096 processors, got 0"),
+        ({"svsm": b""}, "SVSM: expected whole pages"),
+        ({"sections": ((0x1000, 0x1000, 0x10),)}, "expected no page of kernel hashes, got one"),
+    ],
+)
+def test_an_svsm_that_cannot_be_is_refused(options: dict, reason: str) -> None:
+    with pytest.raises(MeasureError, match=reason):
+        predict_svsm_launch(_svsm(**options))
+
+
 @pytest.mark.parametrize("line", ["a\0b", "\ud800"])
 def test_a_command_line_that_cannot_be_is_refused(line: str) -> None:
     with pytest.raises(MeasureError, match="kernel hashes: expected a command line"):
@@ -172,6 +211,34 @@ def test_the_hash_table_is_padded_and_placed() -> None:
     assert table[-8:] == bytes(8)
     page = write_hash_page(HASHES, 0xC00)
     assert page == bytes(0xC00) + table + bytes(0x400 - 176)
+
+
+def test_an_id_block_has_its_fields_in_place() -> None:
+    digest = Digest.of(HashAlgorithm.SHA384, b"launch")
+    block = write_id_block(digest, policy=0x30000, family=b"f" * 16, image=b"i" * 16, security_version=7)
+    assert block == digest.value + b"f" * 16 + b"i" * 16 + bytes((1, 0, 0, 0, 7, 0, 0, 0)) + bytes(
+        (0, 0, 3, 0, 0, 0, 0, 0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"policy": 1 << 64}, "expected a 64-bit policy"),
+        ({"policy": 0, "security_version": -1}, "a 32-bit security version"),
+        ({"policy": 0, "family": b""}, "expected 16 bytes each, got 0 and 16"),
+    ],
+)
+def test_an_id_block_that_has_no_room_is_refused(options: dict, reason: str) -> None:
+    with pytest.raises(MeasureError, match=reason):
+        write_id_block(Digest.zero(HashAlgorithm.SHA384), **options)
+
+
+def test_an_id_block_of_another_algorithm_or_curve_is_refused() -> None:
+    with pytest.raises(MeasureError, match="expected a sha384 launch digest, got sha256"):
+        write_id_block(Digest.sha256(b""), policy=0)
+    with pytest.raises(MeasureError, match="expected the coordinates of a P-384 point"):
+        id_key_digest(x=1 << 384, y=0)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,22 @@ def test_the_variable_store_is_not_in_mrtd() -> None:
     assert predict_mrtd(b"!" + FIRMWARE[1:]).digest == predict_mrtd(FIRMWARE).digest
 
 
+@pytest.mark.parametrize("order", PageOrder)
+def test_pages_of_zeros_are_measured_where_the_image_asks_for_it(order: PageOrder) -> None:
+    image = OvmfImage(memory_is_extended=True, memory=((0x800000, 0x2000, 2),))
+    calls = _calls(replace(image, memory=()), image.build(), two_pass=order is PageOrder.TWO_PASS)
+    adds = [("MEM.PAGE.ADD", page, b"") for page in (0x800000, 0x801000)]
+    extends = [
+        [("MR.EXTEND", chunk, bytes(256)) for chunk in range(page, page + 0x1000, 256)]
+        for page in (0x800000, 0x801000)
+    ]
+    if order is PageOrder.TWO_PASS:
+        calls += [*adds, *extends[0], *extends[1]]
+    else:
+        calls += [adds[0], *extends[0], adds[1], *extends[1]]
+    assert predict_mrtd(image.build(), order=order).digest.hex == _module_mrtd(calls)
+
+
 def test_code_that_is_not_measured_is_refused() -> None:
     with pytest.raises(MeasureError, match=r"got a BFV without MR\.EXTEND"):
         predict_mrtd(OvmfImage(code_is_extended=False).build())
@@ -152,6 +168,11 @@ def test_memory_is_split_below_four_gib() -> None:
 def test_a_memory_size_that_cannot_be_is_refused(size: int) -> None:
     with pytest.raises(MeasureError, match="expected whole pages of memory"):
         qemu_memory(size)
+
+
+def test_firmware_without_a_place_for_the_list_is_refused() -> None:
+    with pytest.raises(MeasureError, match="expected firmware with a place for it, got none"):
+        write_td_hob(tdx_sections(FIRMWARE)[:2], qemu_memory(1 << 30))
 
 
 def test_too_little_memory_for_the_firmware_is_refused() -> None:
@@ -266,6 +287,22 @@ def test_events_without_sha384_are_refused() -> None:
     other = measured_event(5, EventType.EV_EFI_ACTION, b"x", "exit", algorithms=(HashAlgorithm.SHA256,))
     with pytest.raises(MeasureError, match="expected sha384 digests, got an event without one: exit"):
         predict_tdx_launch(LAUNCH, (*EVENTS, other))
+
+
+def test_a_size_and_another_digest_of_the_memory_are_refused() -> None:
+    launch = replace(LAUNCH, td_hob=Digest.zero(SHA384))
+    with pytest.raises(MeasureError, match="expected the memory's size or the digest of its list, got both"):
+        predict_tdx_launch(launch, EVENTS)
+
+
+def test_an_image_without_a_variable_store_leaves_rtmr0_open() -> None:
+    launch = replace(LAUNCH, firmware=OvmfImage(variable_pages=0).build())
+    assert _open(predict_tdx_launch(launch, EVENTS)) == {"RTMR0": ("an image with a variable store (CFV)",)}
+
+
+def test_what_ima_measures_is_in_no_register() -> None:
+    events = (*EVENTS, _event(10, EventType.EV_IPL, b"boot_aggregate"))
+    assert _values(predict_tdx_launch(LAUNCH, events)) == _values(predict_tdx_launch(LAUNCH, EVENTS))
 
 
 @pytest.mark.parametrize("register", [4, 7])

@@ -33,6 +33,8 @@ _BANK = HashAlgorithm.SHA384  # the only one that TDX has
 
 _CONFIG_PCR, _BOOT_APPLICATION_PCR, _SECURE_BOOT_PCR, _KERNEL_PCR = 1, 4, 7, 9
 _STUB_PCRS = frozenset({11, 12, 13})
+_LAST_MAPPED_PCR = 15
+_IMA_PCR = 10  # Linux' IMA extends TPMs only
 _HOB_TABLE = bytes.fromhex("af96bb93f2b9b84e9462e0ba74564236")  # gUefiOvmfPkgTokenSpaceGuid
 _CFV_NAME = b"Fv(XXXXXXXX-XXXX-XXXX-XXXX-XXXXXXXXXXXX)\0"  # the store has no name to put there
 
@@ -120,9 +122,11 @@ def predict_tdx_launch(launch: TdxLaunch, events: Sequence[PredictedEvent] = ())
 
     Raises:
         FormatError: the firmware has no well-formed TDX metadata.
-        MeasureError: events that lack SHA-384 or do not have one separator each in PCR 4 and 7, or events
-            of a stub whose version is not given.
+        MeasureError: two values for the list of memory; events that lack SHA-384 or do not have one separator
+            each in PCR 4 and 7; events of a stub whose version is not given.
     """
+    if launch.memory_bytes is not None and launch.td_hob is not None:
+        raise MeasureError("TD HOB: expected the memory's size or the digest of its list, got both")
     sections = tdx_sections(launch.firmware)
     unpredicted = _open_registers(launch, events)
     names = {entry.name for entry in unpredicted}
@@ -211,7 +215,7 @@ def _log(
 def _mapped(launch: TdxLaunch, event: PredictedEvent) -> PredictedEvent | None:
     """Return the event as a trust domain measures it; None if it does not."""
     register = event.register
-    if register <= _CONFIG_PCR or register > 15:
+    if register <= _CONFIG_PCR or register == _IMA_PCR or register > _LAST_MAPPED_PCR:
         return None  # PCR 0 is MRTD, PCR 1 is given apart; nothing maps the others
     if register == _SECURE_BOOT_PCR:
         return replace(event, register=CC_RTMR0)
@@ -269,7 +273,7 @@ def _named(register: int, events: Sequence[PredictedEvent], launch: TdxLaunch) -
         if event.register == register:
             value = value.extend(event.digests[_BANK])
             needs.append(event.what)
-    if register == CC_RTMR0 and launch.memory_bytes is not None and launch.td_hob is None:
+    if register == CC_RTMR0 and launch.memory_bytes is not None:
         needs.append(f"memory: {launch.memory_bytes} bytes, QEMU q35")
     return NamedMeasurement(f"RTMR{register - 1}", value, _WHAT[register], tuple(needs))
 
