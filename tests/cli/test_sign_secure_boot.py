@@ -92,6 +92,25 @@ def test_a_directory_with_another_image_than_it_says_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("hello.efi", "another name than a file of the image"),
+        ("../image/hello.x", "another name than a file of the image"),
+        ("kernel.config", "another name than a file of the image"),
+        ("signed.raw", "the disk goes there"),
+    ],
+)
+def test_no_file_of_an_image_is_written_over(
+    image: Path, keys: tuple[str | Path, ...], name: str, reason: str
+) -> None:
+    before = {path.name: path.read_bytes() for path in image.iterdir()}
+    done = sign(image, *keys, "--output", image / name)
+    assert isinstance(done.exception, UsageError)
+    assert reason in str(done.exception)
+    assert {path.name: path.read_bytes() for path in image.iterdir()} == before
+
+
+@pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         ((), "expected --key or --secureboot, got neither"),

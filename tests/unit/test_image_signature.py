@@ -107,6 +107,15 @@ def test_a_signed_image_is_signed_anew_only_when_asked() -> None:
     assert digest(again) == digest(IMAGE)
 
 
+def test_a_table_that_nobody_can_read_counts_as_a_signature_and_can_be_replaced() -> None:
+    key = make_key("db")
+    signer, certificates = load_rsa_key(key.pem), load_certificates(key.der)
+    other = with_certificates(IMAGE, entry(b"x" * 8, kind=1))
+    with pytest.raises(UsageError, match="got a signed one"):
+        sign_boot_image(other, signer, certificates)
+    assert sign_boot_image(other, signer, certificates, replace=True) == signed_image()
+
+
 def test_a_key_that_is_not_the_certificates_is_refused() -> None:
     with pytest.raises(UsageError, match="expected the certificate of the key, got another one's"):
         sign_boot_image(IMAGE, load_rsa_key(make_key("db").pem), load_certificates(make_key("other").der))

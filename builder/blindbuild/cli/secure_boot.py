@@ -66,12 +66,13 @@ def sign_for_secure_boot(
         ToolError: the token did not sign.
         BuildError: a file of the directory is not what SHA256SUMS says.
     """
-    unsigned_path, unsigned, boots = _read_image(image)
+    unsigned_path, unsigned, taken = _read_image(image)
+    target = output or unsigned_path.with_name(f"{unsigned_path.stem}{SIGNED_SUFFIX}.efi")
+    disk = target.with_suffix(".raw") if taken else None
+    _check_targets(target, disk, taken)
     certificates = load_certificates(read_bytes(certificate, error=UsageError, limit_bytes=MAX_CHAIN))
     with _open_signer(key) as signer:
         signed = sign_boot_image(unsigned, signer, certificates, replace=replace)
-    target = output or unsigned_path.with_name(f"{unsigned_path.stem}{SIGNED_SUFFIX}.efi")
-    disk = target.with_suffix(".raw") if boots else None
     if disk is not None:
         write_atomically(disk, build_disk(signed))
     write_atomically(target, signed)
@@ -79,13 +80,24 @@ def sign_for_secure_boot(
     return SignedFiles(target, disk, digests[HashAlgorithm.SHA256])
 
 
-def _read_image(image: Path) -> tuple[Path, bytes, bool]:
-    """Return the UKI's path, its bytes, and whether it is one of an image directory."""
+def _read_image(image: Path) -> tuple[Path, bytes, frozenset[Path]]:
+    """Return the UKI's path, its bytes, and the files of an image directory, none for a UKI alone."""
     if not image.is_dir():
-        return image, read_bytes(image, error=UsageError, limit_bytes=MAX_IMAGE_SIZE), False
+        return image, read_bytes(image, error=UsageError, limit_bytes=MAX_IMAGE_SIZE), frozenset()
     files = check_image(image)
     name = f"{parse_statement(files[STATEMENT]).name}.efi"
-    return image / name, files[name], True
+    return image / name, files[name], frozenset((image / file).resolve() for file in files)
+
+
+def _check_targets(target: Path, disk: Path | None, taken: frozenset[Path]) -> None:
+    """Refuse to write over what SHA256SUMS names, or the image over its own disk."""
+    if target == disk:
+        raise UsageError(f"{target}: expected another name, the disk goes there", hint="--output NAME.efi")
+    for path in (target, *(() if disk is None else (disk,))):
+        if path.resolve() in taken:
+            raise UsageError(
+                f"{path}: expected another name than a file of the image", hint="--output NAME.signed.efi"
+            )
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ _CC_ALSO_EXTENDING = {
     0x00000185: "TPM2_EventSequence",
 }
 _DIRECTION = re.compile(rb"\s*SWTPM_IO_(Read|Write): length (\d+)")
+_DUMP_BYTES = 16  # on each line
 _HEXADECIMAL = re.compile(rb"\s*((?:[0-9A-F]{2} )+)")
 
 
@@ -106,14 +107,15 @@ def _messages(transcript: bytes) -> Iterator[tuple[bytes, bytes]]:
         if heading is None:
             continue
         size, data = int(heading[2]), b""
-        for dump in lines[number + 1 :]:
+        end = number + 1 + -(-size // _DUMP_BYTES)
+        for dump in lines[number + 1 : end]:
             digits = _HEXADECIMAL.fullmatch(dump)
-            if digits is None or len(data) >= size:
+            if digits is None:
                 break
             data += bytes.fromhex(digits[1].decode("ascii"))
         if len(data) == size:
             yield heading[1], data
-        elif number + 1 + -(-size // 16) < len(lines) - 1:  # the log may end in the middle of the last dump
+        elif end < len(lines) - 1:  # else the log ends in the middle of its last dump: swtpm is still writing
             raise MachineError(
                 f"TPM transcript: expected {size} bytes after line {number + 1}, got {len(data)}"
             )

@@ -28,6 +28,7 @@ from blindbuild.formats.image_signature import (
     signed_content,
     write_signed_data,
 )
+from blindbuild.formats.pe import read_pe
 
 MIN_KEY_BITS = 2048  # UEFI 2.10, 32.4.1: RSA-2048 is the smallest kind of X.509 signature key it names
 MAX_KEY_BITS = 4096  # firmware of many machines verifies no larger ones
@@ -121,7 +122,7 @@ def sign_boot_image(
         PeError: the image is malformed, or cannot be signed without changing what is measured.
         BuildError: what was written does not read back as what was meant.
     """
-    if read_signatures(image) and not replace:
+    if read_pe(image).certificate_table != (0, 0) and not replace:
         raise UsageError(
             "expected an unsigned image, got a signed one", hint="--replace drops the signatures it has"
         )
