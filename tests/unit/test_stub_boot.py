@@ -12,6 +12,8 @@ from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import MeasureError, PeError
 from blindbuild.formats.authenticode import authenticode_digests
 from blindbuild.measure.command_line import decode_command_line
+from blindbuild.measure.pcr11 import predict_pcr11
+from blindbuild.measure.pcr12 import order_stub_events
 from blindbuild.measure.stub_inputs import Addon, NamedFiles, StubInputs
 from blindbuild.measure.uki import MeasuredUki, measure_uki
 from tests.fakes.pe_image import FakeSection, make_pe
@@ -142,6 +144,16 @@ def test_the_initrd_has_os_release_before_the_profile() -> None:
     result = measured(uki(257, (".profile", b"ID=main")))
     expected = pad(b"initrd") + extra("os-release", b"ID=x\n") + extra("profile", b"ID=main")
     assert result.initrd == {SHA256: sha256(expected)}
+
+
+def test_in_the_log_the_profile_comes_first_and_extensions_before_payloads_of_addons() -> None:
+    one = Addon(name="a.addon.efi", image=addon((".initrd", b"more")))
+    inputs = StubInputs(profile=1, sysexts=(("s.raw", b"s"),), smbios_command_line="x", addons=(one,))
+    result = measured(uki(257, *PROFILES), inputs)
+    sections = predict_pcr11(result.sections, result.rules)
+    ordered = order_stub_events(sections, result.pcr12, result.pcr13)
+    profile, smbios, payload = result.pcr12
+    assert ordered == (profile, *sections, smbios, *result.pcr13, payload)
 
 
 @pytest.mark.parametrize(
@@ -508,6 +520,8 @@ def test_files_beside_the_uki_are_measured_as_archives_into_their_registers() ->
     for register, events in ((12, since_258.pcr12), (13, since_258.pcr13)):
         expected = [(sha256(data), utf16(title)) for number, title, data in archives if number == register]
         assert [(event.digests[SHA256], event.data) for event in events] == expected
+    ordered = order_stub_events((), since_258.pcr12, since_258.pcr13)
+    assert [event.data for event in ordered] == [utf16(title) for _, title, _ in archives]
     middle = b"".join(data for _, _, data in archives)
     whole = pad(b"initrd") + middle + extra("os-release", b"ID=x\n")
     assert since_258.initrd == {SHA256: sha256(whole)}

@@ -20,9 +20,9 @@ from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import FormatError
 from blindbuild.formats.source import Source, check_range
 
-READ_BYTES = 1 << 21  # one read: long enough to spread over threads, and two of them are all that is held
+READ_BYTES = 1 << 20  # one read: fits the processor's cache, and two of them are all that is held
 SMALL_BYTES = 1 << 22  # files up to here are hashed faster than threads start
-MAX_THREADS = 8  # three banks of the two or three streams that long parts of a file belong to
+MAX_THREADS = 4  # six hashers want most bytes in three banks; more threads only push out each other's data
 
 _ZEROS = bytes(1 << 16)
 
@@ -254,7 +254,10 @@ def _hash_segments(source: Source, segments: Sequence[_Segment], start: _Start) 
     """Read and hash; the next read happens while threads still hash the last one."""
     ahead = _read(source, segments[0][0]) if segments else b""
     for index, (part, takers) in enumerate(segments):
-        running = [start(hasher, ahead) for state in takers for _, hasher in state.hashers]
+        hashers = [one for state in takers for one in state.hashers]
+        # The slow ones first, so that the threads end together.
+        hashers.sort(key=lambda one: -one[0].size)
+        running = [start(hasher, ahead) for _, hasher in hashers]
         if index + 1 < len(segments):
             ahead = _read(source, segments[index + 1][0])
         for future in running:

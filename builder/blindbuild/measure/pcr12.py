@@ -29,6 +29,7 @@ MICROCODE_ADDON_TAG = 0xDAC08E1A
 
 _RAW = ".raw"
 _CONFEXT = ".confext.raw"
+_CONFEXT_TITLES = ("Configuration extension initrd", "Global configuration extension initrd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,27 @@ def predict_pcr12_and_13(
     events += _payload_events(MICROCODE_ADDON_TAG, "microcode", addons.microcode, algorithms)
     events += _payload_events(INITRD_ADDON_TAG, "initrd", addons.initrds, algorithms)
     return tuple(events)
+
+
+def order_stub_events(
+    pcr11: Sequence[PredictedEvent], pcr12: Sequence[PredictedEvent], pcr13: Sequence[PredictedEvent]
+) -> tuple[PredictedEvent, ...]:
+    """Return the stub's events of all three registers in the order of the log."""
+    profile = [event for event in pcr12 if _is_tagged(event, PROFILE_TAG)]
+    rest = [event for event in pcr12 if not _is_tagged(event, PROFILE_TAG)]
+    after = next((index for index, event in enumerate(rest) if _follows_extensions(event)), len(rest))
+    return (*profile, *pcr11, *rest[:after], *pcr13, *rest[after:])
+
+
+def _is_tagged(event: PredictedEvent, tag: int) -> bool:
+    data = event.data or b""
+    return event.event_type is EventType.EV_EVENT_TAG and data[:4] == tag.to_bytes(4, "little")
+
+
+def _follows_extensions(event: PredictedEvent) -> bool:
+    if event.event_type is EventType.EV_IPL:
+        return event.what in _CONFEXT_TITLES
+    return _is_tagged(event, MICROCODE_ADDON_TAG) or _is_tagged(event, INITRD_ADDON_TAG)
 
 
 def _payload_events(
