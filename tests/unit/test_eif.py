@@ -21,7 +21,15 @@ from blindbuild.assemble.eif import (
     split_uki,
 )
 from blindbuild.digest import Digest, HashAlgorithm
-from blindbuild.errors import BuildError, EifError, FormatError, MeasureError, PeError, UsageError
+from blindbuild.errors import (
+    BuildError,
+    EifError,
+    FormatError,
+    ManifestError,
+    MeasureError,
+    PeError,
+    UsageError,
+)
 from blindbuild.formats import eif
 from blindbuild.formats.certificate import parse_pem_certificate
 from blindbuild.formats.eif import EifArchitecture, EifPart, SectionType, read_eif, write_eif
@@ -375,13 +383,32 @@ def test_a_uki_gives_its_kernel_command_line_and_initrd() -> None:
         FakeSection(b".cmdline", b"console=ttyS0 quiet\n\0"),
         FakeSection(b".initrd", b"070701"),
     ]
-    assert split_uki(make_pe(sections)) == (make_bzimage(), "console=ttyS0 quiet", b"070701")
+    kernel, line, initrd = split_uki(make_pe(sections))
+    assert (kernel.read(0, kernel.size), line) == (make_bzimage(), "console=ttyS0 quiet")
+    assert initrd.read(0, initrd.size) == b"070701"
     for missing in range(3):
         with pytest.raises(PeError):
             split_uki(make_pe(sections[:missing] + sections[missing + 1 :]))
     sections[1] = FakeSection(b".cmdline", "ä".encode())
     with pytest.raises(BuildError, match=r"expected ASCII in section \.cmdline"):
         split_uki(make_pe(sections))
+
+
+def test_a_uki_with_two_kernels_or_an_endless_command_line_is_refused() -> None:
+    kernel, line, initrd = (
+        FakeSection(b".linux", make_bzimage()),
+        FakeSection(b".cmdline", b"quiet"),
+        FakeSection(b".initrd", b"070701"),
+    )
+    with pytest.raises(PeError, match=r"expected one section \.linux, got 2"):
+        split_uki(make_pe([kernel, kernel, line, initrd]))
+    with pytest.raises(BuildError, match="expected at most 2047 characters"):
+        split_uki(make_pe([kernel, FakeSection(b".cmdline", b"a" * 70_000), initrd]))
+
+
+def test_a_build_time_in_another_form_is_refused() -> None:
+    with pytest.raises(ManifestError, match="expected a time such as"):
+        dataclasses.replace(METADATA, build_time="yesterday")
 
 
 def test_parts_without_a_kernel_have_no_registers() -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from blindbuild.host.files import (
     remove_tree,
     temporary_directory,
     write_atomically,
+    write_chunks_atomically,
 )
 from blindbuild.host.store import Store
 
@@ -446,3 +447,16 @@ def test_a_temporary_directory_is_gone_afterwards_with_all_that_is_in_it() -> No
         (path / "a").chmod(0o500)
     assert not path.exists()
     remove_tree(path)
+
+
+def test_a_piece_that_cannot_be_made_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"new"
+        raise StoreError("no more")
+
+    path = tmp_path / "file"
+    write_chunks_atomically(path, (b"o", b"ld"))
+    with pytest.raises(StoreError, match="no more"):
+        write_chunks_atomically(path, pieces())
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]

@@ -24,14 +24,18 @@ from blindbuild.formats.canonical import canonical_bytes
 from blindbuild.formats.certificate import Certificate, parse_pem_certificate
 from blindbuild.formats.eif import EifArchitecture, EifPart, SectionType, write_eif
 from blindbuild.formats.eif_signature import sign_eif
-from blindbuild.formats.pe import read_pe
+from blindbuild.formats.pe_image import PeSection, read_pe_source
 from blindbuild.formats.source import BytesSource, Source, as_source
+from blindbuild.formats.streams import StreamSource
+from blindbuild.manifest.rfc3339 import parse_time
 from blindbuild.measure.eif import measure_parts
 from blindbuild.measure.named import NamedMeasurement
+from blindbuild.measure.sections import section_stream
 
 NO_TIME = "1970-01-01T00:00:00+00:00"  # the metadata must have a time; this one says that there is none
 
 _COMMAND_LINE = re.compile(r"[ -~]+")
+_MAX_CMDLINE_SECTION = 1 << 16  # bytes with padding; bounds memory
 _RELEASE = re.compile(r"[0-9][0-9A-Za-z.+~_-]*")
 _UNKNOWN = "unknown"
 _KERNEL_START = 0x10400  # bytes; a 16-bit pointer from 0x200 on, and 256 bytes of text
@@ -51,12 +55,19 @@ class EifMetadata:
     Attributes:
         name: of the image.
         version: of the image.
-        build_time: RFC 3339; None for none.
+        build_time: such as `2026-12-31T23:59:59Z`; None for none.
+
+    Raises:
+        ManifestError: a time in another form.
     """
 
     name: str
     version: str
     build_time: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.build_time is not None:
+            parse_time(self.build_time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,19 +138,22 @@ def build_eif(
     return BuiltEif(architecture, parts, measurements)
 
 
-def split_uki(uki: bytes) -> tuple[bytes, str, bytes]:
+def split_uki(uki: bytes | Source) -> tuple[Source, str, Source]:
     """Return kernel, command line and initrd of a UKI; nothing else in it has a place in an EIF.
 
     Raises:
         PeError: not a PE image, or one without exactly one section `.linux`, `.cmdline` and `.initrd` each.
-        BuildError: a command line that is not ASCII.
+        BuildError: a command line that is too long or not ASCII.
     """
-    image = read_pe(uki)
-    kernel, command_line, initrd = (image.section_data(name) for name in (".linux", ".cmdline", ".initrd"))
-    if not kernel or not initrd:
+    source = as_source(uki)
+    sections = read_pe_source(source).sections
+    kernel, text, initrd = (_section(source, sections, name) for name in (".linux", ".cmdline", ".initrd"))
+    if not kernel.size or not initrd.size:
         raise PeError("eif: expected a UKI whose .linux and .initrd are not empty")
+    if text.size > _MAX_CMDLINE_SECTION:
+        raise BuildError(f"eif: command line: expected at most {MAX_COMMAND_LINE} characters")
     try:
-        return kernel, command_line.rstrip(b"\0").decode("ascii").strip(), initrd
+        return kernel, text.read(0, text.size).rstrip(b"\0").decode("ascii").strip(), initrd
     except UnicodeDecodeError as error:
         raise BuildError("eif: command line: expected ASCII in section .cmdline") from error
 
@@ -184,6 +198,13 @@ def load_signer(key_pem: bytes, certificate_pem: bytes) -> EifSigner:
     except UnicodeDecodeError as error:
         raise FormatError("expected one PEM certificate") from error
     return EifSigner(key, certificate_pem, parse_pem_certificate(text))
+
+
+def _section(source: Source, sections: Sequence[PeSection], name: str) -> Source:
+    found = [section for section in sections if section.name == name]
+    if len(found) != 1:
+        raise PeError(f"eif: expected one section {name}, got {len(found)}")
+    return StreamSource(source, section_stream(found[0]))
 
 
 def _has(start: bytes, magic: tuple[int, bytes]) -> bool:

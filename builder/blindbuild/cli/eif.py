@@ -13,7 +13,7 @@ from blindbuild.assemble.eif import EifMetadata, EifSigner, build_eif, load_sign
 from blindbuild.cli.options import json_option, print_json
 from blindbuild.errors import UsageError
 from blindbuild.formats.eif import MAGIC
-from blindbuild.formats.source import BytesSource, Source
+from blindbuild.formats.source import Source
 from blindbuild.host.file_source import FileSource
 from blindbuild.host.files import hash_file, read_bytes, write_chunks_atomically
 from blindbuild.measure.eif import measure_eif
@@ -96,8 +96,8 @@ def _open(parts: _Parts, stack: contextlib.ExitStack) -> tuple[Source, str, list
     if parts.image is not None:
         if parts.are_named:
             raise UsageError("expected a UKI, or --kernel, --command-line and --ramdisk, got both")
-        kernel, command_line, initrd = split_uki(read_bytes(parts.image, error=UsageError))
-        return BytesSource(kernel), command_line, [BytesSource(initrd)]
+        kernel, command_line, initrd = split_uki(stack.enter_context(FileSource(parts.image)))
+        return kernel, command_line, [initrd]
     if parts.kernel is None or parts.command_line is None or not parts.ramdisks:
         raise UsageError("expected a UKI, or all of --kernel, --command-line and --ramdisk")
     opened, *disks = (stack.enter_context(FileSource(path)) for path in (parts.kernel, *parts.ramdisks))
