@@ -21,10 +21,10 @@ from blindbuild.measure.profiles import (
     GCP,
     GCP_TDX,
     NITRO_TPM,
-    NO_FIRMWARE_FILE,
     PROFILES,
     GceTechnology,
     Profile,
+    UnknownKeys,
     find_profile,
     predict_gce_firmware,
     predict_profile,
@@ -157,7 +157,7 @@ def test_a_statement_can_say_what_a_profile_predicts(profile: Profile) -> None:
         partition_table=DSTACK_TABLE,
         technology=technology(profile),
     )
-    assert reference.firmware == NO_FIRMWARE_FILE
+    assert reference.firmware is None
     assert read_platform(write_platform(reference), "platform") == reference
 
 
@@ -237,6 +237,29 @@ def some_keys() -> SecureBootState:
     lists = write_signature_lists([x509_list(der, OWNER)])
     entry = parse_signature_lists(lists)[0].entries[0].encoded
     return SecureBootState(enabled=True, pk=lists, kek=lists, db=lists, authority=entry)
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.identifier)
+def test_keys_that_are_not_known_leave_register_7_open_and_nothing_else(
+    profile: Profile, enabled: bool
+) -> None:
+    keys = some_keys() if enabled else SECURE_BOOT_OFF
+    known, unknown = (
+        predict_profile(
+            uki(secure_boot=enabled),
+            profile,
+            secure_boot=state,
+            partition_table=DSTACK_TABLE,
+            technology=technology(profile),
+        )
+        for state in (keys, UnknownKeys(enabled))
+    )
+    assert known.identifier == unknown.identifier
+    open_now = of_kind(unknown.banks[SHA256], Unconstrained)
+    assert open_now == of_kind(known.banks[SHA256], Unconstrained) | {7}
+    for register in set(range(24)) - {7}:
+        assert known.banks[SHA256][register] == unknown.banks[SHA256][register]
 
 
 def test_register_0_of_compute_engine_names_the_firmware_and_the_kind_of_machine() -> None:

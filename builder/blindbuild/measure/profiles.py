@@ -14,7 +14,13 @@ from types import MappingProxyType
 
 from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import MeasureError
-from blindbuild.formats.tcgevent import EventType
+from blindbuild.formats.siglist import (
+    EFI_CERT_SHA256,
+    SignatureEntry,
+    SignatureList,
+    write_signature_lists,
+)
+from blindbuild.formats.tcgevent import EFI_GLOBAL_VARIABLE, EventType
 from blindbuild.measure.bank import exact, extend_all, one_of
 from blindbuild.measure.boot import MeasuredImage, UefiBoot, boot_events, events_by_register
 from blindbuild.measure.classification import (
@@ -28,7 +34,7 @@ from blindbuild.measure.classification import (
 from blindbuild.measure.event import PredictedEvent, measured_event
 from blindbuild.measure.pcr05 import EXIT_FAILURE, predict_exit
 from blindbuild.measure.platforms import Platform
-from blindbuild.measure.secure_boot import SecureBootState
+from blindbuild.measure.secure_boot import SECURE_BOOT_OFF, SecureBootState
 from blindbuild.measure.separator import predict_separator
 
 _GCE_HOST_INFORMATION_BYTES = 32  # "GCE NonHostInfo", NUL, technology, 15 zeros
@@ -37,6 +43,7 @@ _RESETTABLE = {
     23: "application register, which anyone can reset",
 }
 _TABLE_NOT_GIVEN = "the partition table of the disk, which was not given"
+_KEYS_NOT_GIVEN = "the Secure Boot keys of the machine, which were not given"
 
 
 class GceTechnology(enum.IntEnum):
@@ -73,6 +80,16 @@ class Profile:
     separator_only: frozenset[int] = frozenset()
     secure_boot_by_key: bool = False
     technologies: frozenset[GceTechnology] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownKeys:
+    """Secure Boot is on or off with keys that the caller does not have, such as a cloud's own.
+
+    What the stub does depends on `enabled` alone; PCR 7 stays unconstrained.
+    """
+
+    enabled: bool
 
 
 # Logs: of a quoted Container-Optimized OS, tpm2-tools event-gce-ubuntu-2104, and eleven of
@@ -152,7 +169,7 @@ def predict_profile(
     measured: MeasuredImage,
     profile: Profile,
     *,
-    secure_boot: SecureBootState,
+    secure_boot: SecureBootState | UnknownKeys,
     partition_table: bytes | None = None,
     technology: GceTechnology | None = None,
     firmware_versions: Sequence[int] = (1, 2),
@@ -162,7 +179,8 @@ def predict_profile(
     Args:
         measured: the image that is booted, measured for the same Secure Boot state.
         profile: one of `PROFILES`.
-        secure_boot: the keys of the VM; clouds let the owner of an image choose them.
+        secure_boot: the keys of the VM, which clouds let the owner of an image choose; or that they are not
+            known, which leaves PCR 7 unconstrained.
         partition_table: the event data of the disk's GPT (`formats.gpt`); without it PCR 5 stays
             unconstrained. On `gcp-tdx` it is needed: it shares a register with the image, and without that
             register any program could boot and extend the others as the image would.
@@ -174,15 +192,16 @@ def predict_profile(
     """
     _check_inputs(profile, secure_boot, technology)
     _check_partition_table(profile, partition_table)
-    boot = UefiBoot(
-        platform=_platform(profile, secure_boot), secure_boot=secure_boot, partition_table=partition_table
-    )
+    state = _stand_in(secure_boot) if isinstance(secure_boot, UnknownKeys) else secure_boot
+    boot = UefiBoot(platform=_platform(profile, state), secure_boot=state, partition_table=partition_table)
     algorithms = tuple(measured.authenticode)
     events = events_by_register(_place(boot_events(measured, boot), profile))
     events |= {register: (predict_separator(register, algorithms),) for register in profile.separator_only}
     reasons = dict(profile.unconstrained)
     if partition_table is None:
         reasons.setdefault(5, _TABLE_NOT_GIVEN)
+    if isinstance(secure_boot, UnknownKeys):
+        reasons.setdefault(7, _KEYS_NOT_GIVEN)
     banks = {
         algorithm: _classify_bank(profile, events, reasons, algorithm, technology, firmware_versions)
         for algorithm in algorithms
@@ -241,8 +260,23 @@ def _platform(profile: Profile, secure_boot: SecureBootState) -> Platform:
     )
 
 
-def _check_inputs(profile: Profile, secure_boot: SecureBootState, technology: GceTechnology | None) -> None:
-    if profile.secure_boot_by_key and secure_boot.enabled != bool(secure_boot.pk):
+def _stand_in(unknown: UnknownKeys) -> SecureBootState:
+    """Return any state of this kind: the model wants keys where Secure Boot is on; only PCR 7 shows them."""
+    if not unknown.enabled:
+        return SECURE_BOOT_OFF
+    entry = SignatureEntry(EFI_GLOBAL_VARIABLE, bytes(HashAlgorithm.SHA256.size))
+    lists = write_signature_lists([SignatureList(EFI_CERT_SHA256, (entry,))])
+    return SecureBootState(enabled=True, pk=lists, db=lists, authority=entry.encoded)
+
+
+def _check_inputs(
+    profile: Profile, secure_boot: SecureBootState | UnknownKeys, technology: GceTechnology | None
+) -> None:
+    if (
+        profile.secure_boot_by_key
+        and isinstance(secure_boot, SecureBootState)
+        and secure_boot.enabled != bool(secure_boot.pk)
+    ):
         raise MeasureError(
             f"{profile.identifier}: expected Secure Boot to be on exactly with a platform key, got "
             f"{'on without' if secure_boot.enabled else 'off with'} one"
