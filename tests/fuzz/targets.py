@@ -1,0 +1,249 @@
+"""What is fuzzed: each parser of bytes that an attacker may choose. To add one, add a line to `TARGETS`.
+
+A target takes any bytes and may raise nothing but `BlindbuildError`. Its seeds are well-formed inputs, made
+by other code than the parser where that is possible; `corpus/<name>/` has more, among them every input that
+once raised something else.
+"""
+
+from __future__ import annotations
+
+import struct
+import uuid
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from blindbuild.digest import Digest, HashAlgorithm
+from blindbuild.formats.ar import read_ar
+from blindbuild.formats.canonical import parse_canonical, parse_json
+from blindbuild.formats.cbor import decode_cbor
+from blindbuild.formats.ccel import CcEventLog, parse_cc_event_log, replay_cc, write_cc_event_log
+from blindbuild.formats.cel import (
+    cel_from_log,
+    log_from_cel,
+    parse_cel_json,
+    parse_cel_tlv,
+    write_cel_json,
+    write_cel_tlv,
+)
+from blindbuild.formats.certificate import parse_certificate, read_endorsement_profile
+from blindbuild.formats.cose import parse_sign1, sign_sign1
+from blindbuild.formats.cpio import CpioEntry, read_newc, write_newc
+from blindbuild.formats.deb import read_deb
+from blindbuild.formats.devicepath import parse_image_load, parse_load_option
+from blindbuild.formats.dsse import parse_envelope
+from blindbuild.formats.efivars import pack_load_option, read_variables
+from blindbuild.formats.eif import EifArchitecture, EifPart, SectionType, read_eif, write_eif
+from blindbuild.formats.eif_signature import parse_eif_signature
+from blindbuild.formats.fat import read_fat, write_fat
+from blindbuild.formats.firmware_volume import find_dxe_volume
+from blindbuild.formats.gpt import parse_gpt, write_gpt_disk
+from blindbuild.formats.image_signature import read_signatures
+from blindbuild.formats.ovmf import read_footer_table, read_sev_metadata, read_tdx_metadata
+from blindbuild.formats.pcap import parse_pcap
+from blindbuild.formats.pe_image import read_pe
+from blindbuild.formats.siglist import parse_signature_lists, write_signature_lists, x509_list
+from blindbuild.formats.source import BytesSource
+from blindbuild.formats.tcgevent import parse_variable_data
+from blindbuild.formats.tcglog import (
+    LogEvent,
+    ReplayedLog,
+    SpecId,
+    UnverifiedLog,
+    data_mismatches,
+    parse_event_log,
+    replay,
+)
+from blindbuild.formats.tpm2 import parse_quote, parse_signature
+from blindbuild.formats.tpmkey import parse_public
+from blindbuild.manifest import parse_statement, parse_trust
+from blindbuild.verify import parse_session, session_bytes
+from blindbuild.verify.explain import describe_event, explain_logs
+from tests.fakes.deb import make_ar, make_deb, make_tar, tar_file
+from tests.fakes.ovmf_image import OvmfImage
+from tests.fakes.pe_image import make_pe
+from tests.fakes.published import Event, honest_boot, log_bytes, variable
+from tests.fakes.variable_store import empty_store
+from tests.fakes.world import authority, publisher, session, tpm
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "boots"
+SHA256, SHA384 = HashAlgorithm.SHA256, HashAlgorithm.SHA384
+
+
+class Target(NamedTuple):
+    """One parser under test; `seeds` are made when they are needed."""
+
+    name: str
+    run: Callable[[bytes], object]
+    seeds: Callable[[], list[bytes]]
+
+
+def _read_log(data: bytes) -> None:
+    log = parse_event_log(data)
+    for algorithm in log.algorithms:
+        data_mismatches(log, algorithm)
+        replay(log, algorithm)
+
+
+def _read_cc(data: bytes) -> None:
+    log = parse_cc_event_log(data)
+    replay_cc(log, log.log.algorithms[0])
+
+
+def _explain(data: bytes) -> None:
+    log = parse_event_log(data)
+    for event in log.events:
+        text = describe_event(event)
+        assert text.isprintable(), text
+        assert len(text) < 1000, text
+    if SHA256 in log.algorithms:
+        got = replay(log, SHA256)
+        for found in (explain_logs(_reference(), got), explain_logs(got, _reference())):
+            assert all(difference.cause.isprintable() for difference in found)
+
+
+@cache
+def _reference() -> ReplayedLog:
+    return replay(parse_event_log(log_bytes(honest_boot())), SHA256)
+
+
+def _read_ovmf(data: bytes) -> None:
+    table = read_footer_table(data)
+    read_sev_metadata(data, table)
+    read_tdx_metadata(data, table)
+
+
+def _read_certificate(data: bytes) -> None:
+    read_endorsement_profile(parse_certificate(data))
+
+
+def _logs() -> list[bytes]:
+    texts = ("Returning from EFI Application from Boot Option", "UEFI Debug Mode")
+    more = [Event(4, "EV_EFI_ACTION", text.encode(), text) for text in texts]
+    more += [
+        Event(12, "EV_IPL", "evil=1\0".encode("utf-16-le"), "x"),
+        Event(11, "EV_IPL", b"enter-initrd", "x"),
+    ]
+    old = struct.pack("<II20sI", 4, 5, b"\7" * 20, 3) + b"abc"
+    return [log_bytes(honest_boot(), ("sha256",)), log_bytes([*honest_boot(), *more], ("sha256",)), old]
+
+
+def _cc_logs() -> list[bytes]:
+    texts = (b"Calling EFI Application from Boot Option", bytes(4), b"x")
+    events = tuple(
+        LogEvent(register, 5, {SHA384: Digest.of(SHA384, text)}, text)
+        for register, text in zip((1, 2, 3), texts, strict=True)
+    )
+    log = UnverifiedLog((SHA384,), events, SpecId())
+    return [write_cc_event_log(CcEventLog(log, spec, 255 * spec, 8)) for spec in (0, 1)]
+
+
+def _cels(write: Callable[..., bytes]) -> list[bytes]:
+    return [write(cel_from_log(parse_event_log(data))) for data in _logs()]
+
+
+def _load_options() -> list[bytes]:
+    return [pack_load_option("Linux", "\\EFI\\BOOT\\BOOTX64.EFI", b"quiet")]
+
+
+def _image_loads() -> list[bytes]:
+    path = bytes.fromhex("02010c00d041030a0000000001010600000204040a0041004200000077ff0400")
+    path = path.replace(b"\x77\xff", b"\x7f\xff")
+    return [struct.pack("<QQQQ", 1, 2, 3, len(path)) + path]
+
+
+def _signature_lists() -> list[bytes]:
+    return [write_signature_lists([x509_list(b"0" * 40, uuid.UUID(int=1))])]
+
+
+def _eifs() -> list[bytes]:
+    kinds = (SectionType.KERNEL, SectionType.COMMAND_LINE, SectionType.METADATA, SectionType.RAMDISK)
+    parts = [EifPart(kind, BytesSource(b"{}" if kind is SectionType.METADATA else b"xy")) for kind in kinds]
+    return [b"".join(write_eif(parts, EifArchitecture.X86_64))]
+
+
+def _gpts() -> list[bytes]:
+    disk = write_gpt_disk(bytes(512), disk_id=uuid.UUID(int=1), partition_id=uuid.UUID(int=2), name="x")
+    return [disk[: 34 * 512]]  # up to the first partition
+
+
+def _debs() -> list[bytes]:
+    return [make_deb(make_tar([tar_file("./x", b"y")]), suffix=""), make_ar({"x": b"y"})]
+
+
+def _sessions() -> list[bytes]:
+    return [session_bytes(session(tpm(), log_bytes(honest_boot()[:3], ("sha256",))))]
+
+
+def _quotes() -> list[bytes]:
+    return [session(tpm(), b"").evidence.quote]
+
+
+def _signatures() -> list[bytes]:
+    return [session(tpm(), b"").evidence.signature]
+
+
+def _publics() -> list[bytes]:
+    return [session(tpm(), b"").endorsement.ak_public[2:]]
+
+
+def _signed_eif() -> list[bytes]:
+    return [sign_sign1(b"payload", ec.generate_private_key(ec.SECP384R1()))]
+
+
+def _certificates() -> list[bytes]:
+    return [stored.data for stored in session(tpm(), b"").endorsement.ek_certificates]
+
+
+def _archives() -> list[bytes]:
+    return [write_newc((CpioEntry(path=b"x", mode=0o100644, data=b"y"),))]
+
+
+def _captures() -> list[bytes]:
+    head = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    return [head + struct.pack("<IIII", 1, 2, 14, 14) + bytes(14)]
+
+
+def _ovmf_images() -> list[bytes]:
+    return [OvmfImage().build()]
+
+
+TARGETS = (
+    Target("tcglog", _read_log, _logs),
+    Target("ccel", _read_cc, _cc_logs),
+    Target("cel-tlv", lambda data: log_from_cel(parse_cel_tlv(data)), lambda: _cels(write_cel_tlv)),
+    Target("cel-json", lambda data: log_from_cel(parse_cel_json(data)), lambda: _cels(write_cel_json)),
+    Target("explain", _explain, _logs),
+    Target("variable-data", parse_variable_data, lambda: [variable(bytes(16), "db", b"x")]),
+    Target("load-option", parse_load_option, _load_options),
+    Target("image-load", parse_image_load, _image_loads),
+    Target("signature-lists", parse_signature_lists, _signature_lists),
+    Target("gpt", parse_gpt, _gpts),
+    Target("pe", read_pe, lambda: [make_pe()]),
+    Target("image-signature", read_signatures, lambda: [make_pe()]),
+    Target("eif", lambda data: read_eif(BytesSource(data)), _eifs),
+    Target("eif-signature", parse_eif_signature, lambda: [bytes.fromhex("81a16161f6")]),
+    Target("cbor", decode_cbor, lambda: [bytes.fromhex("a261610161628241004101")]),
+    Target("cose", parse_sign1, _signed_eif),
+    Target("ovmf", _read_ovmf, _ovmf_images),
+    Target("firmware-volume", find_dxe_volume, lambda: [bytes(256)]),
+    Target("variables", read_variables, lambda: [empty_store()]),
+    Target("ar", read_ar, lambda: [make_ar({"x": b"y"})]),
+    Target("deb", read_deb, _debs),
+    Target("cpio", read_newc, _archives),
+    Target("fat", read_fat, lambda: [write_fat({"A/B": b"x"}, volume_id=1, label="X")]),
+    Target("pcap", parse_pcap, _captures),
+    Target("json", parse_json, lambda: [b'{"a":[1,null,"x"]}']),
+    Target("canonical-json", parse_canonical, lambda: [b'{"a":[1,null,"x"]}']),
+    Target("envelope", parse_envelope, lambda: [publisher().envelope]),
+    Target("statement", parse_statement, lambda: [publisher().statement]),
+    Target("trust", parse_trust, lambda: [publisher().trust(test_tpm_roots=[authority().root_pem])]),
+    Target("session", parse_session, _sessions),
+    Target("quote", parse_quote, _quotes),
+    Target("signature", parse_signature, _signatures),
+    Target("public", parse_public, _publics),
+    Target("certificate", _read_certificate, _certificates),
+)
