@@ -116,11 +116,7 @@ def build_eif(
     """
     kernel = as_source(kernel)
     architecture, release = inspect_kernel(kernel)
-    if not _COMMAND_LINE.fullmatch(command_line) or len(command_line) > MAX_COMMAND_LINE:
-        raise BuildError(
-            f"eif: command line: expected 1 to {MAX_COMMAND_LINE} characters of printable ASCII, "
-            f"got {command_line[:80]!r}"
-        )
+    _check_command_line(command_line)
     disks = [as_source(ramdisk) for ramdisk in ramdisks]
     if not disks or not all(disk.size for disk in disks):
         raise BuildError("eif: expected at least one ramdisk, and none of them empty")
@@ -198,6 +194,14 @@ def load_signer(key_pem: bytes, certificate_pem: bytes) -> EifSigner:
     except UnicodeDecodeError as error:
         raise FormatError("expected one PEM certificate") from error
     return EifSigner(key, certificate_pem, parse_pem_certificate(text))
+
+
+def _check_command_line(text: str) -> None:
+    if not _COMMAND_LINE.fullmatch(text) or len(text) > MAX_COMMAND_LINE:
+        raise BuildError(
+            f"eif: command line: expected 1 to {MAX_COMMAND_LINE} characters of printable ASCII, "
+            f"got {text[:80]!r}"
+        )
 
 
 def _section(source: Source, sections: Sequence[PeSection], name: str) -> Source:

@@ -197,11 +197,7 @@ def predict_profile(
     algorithms = tuple(measured.authenticode)
     events = events_by_register(_place(boot_events(measured, boot), profile))
     events |= {register: (predict_separator(register, algorithms),) for register in profile.separator_only}
-    reasons = dict(profile.unconstrained)
-    if partition_table is None:
-        reasons.setdefault(5, _TABLE_NOT_GIVEN)
-    if isinstance(secure_boot, UnknownKeys):
-        reasons.setdefault(7, _KEYS_NOT_GIVEN)
+    reasons = _open_registers(profile, secure_boot, partition_table)
     banks = {
         algorithm: _classify_bank(profile, events, reasons, algorithm, technology, firmware_versions)
         for algorithm in algorithms
@@ -298,6 +294,17 @@ def _check_partition_table(profile: Profile, partition_table: bytes | None) -> N
             f"{profile.identifier}: expected the disk's partition table, got none",
             hint=f"PCR {register} holds it together with the image: without it nothing binds the image",
         )
+
+
+def _open_registers(
+    profile: Profile, secure_boot: SecureBootState | UnknownKeys, partition_table: bytes | None
+) -> Mapping[int, str]:
+    """Return the registers that cannot be promised with these inputs; the profile's own reasons come first."""
+    not_given = {
+        **({5: _TABLE_NOT_GIVEN} if partition_table is None else {}),
+        **({7: _KEYS_NOT_GIVEN} if isinstance(secure_boot, UnknownKeys) else {}),
+    }
+    return {**not_given, **profile.unconstrained}
 
 
 def _place(events: Iterable[PredictedEvent], profile: Profile) -> tuple[PredictedEvent, ...]:
