@@ -299,7 +299,7 @@ def _check_partition_table(profile: Profile, partition_table: bytes | None) -> N
 def _open_registers(
     profile: Profile, secure_boot: SecureBootState | UnknownKeys, partition_table: bytes | None
 ) -> Mapping[int, str]:
-    """Return the registers that cannot be promised with these inputs; the profile's own reasons come first."""
+    """Return the registers that these inputs cannot promise; the profile's own reasons come first."""
     not_given = {
         **({5: _TABLE_NOT_GIVEN} if partition_table is None else {}),
         **({7: _KEYS_NOT_GIVEN} if isinstance(secure_boot, UnknownKeys) else {}),
