@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from blindbuild.measure.boot import BootPath, UefiBoot, boot_events
 from blindbuild.measure.event import PredictedEvent
 from blindbuild.measure.kernel import MeasuredKernel
 from blindbuild.measure.platforms import find_platform
+from blindbuild.measure.stub import stub_rules
 from blindbuild.measure.tdx_registers import (
     TdxLaunch,
     TdxPrediction,
@@ -20,10 +23,13 @@ from blindbuild.measure.tdx_registers import (
     predict_tdx_launch,
     predicted_cc_log,
 )
+from blindbuild.measure.uki import MeasuredUki
 from tests.fakes.ovmf_image import OvmfImage
 
 SHA384 = HashAlgorithm.SHA384
-LAUNCHES = json.loads((Path(__file__).parent / "tdx" / "launches.json").read_text())
+GOLDEN = Path(__file__).parent / "tdx"
+LAUNCHES = json.loads((GOLDEN / "launches.json").read_text())
+UKIS = json.loads((GOLDEN / "ukis.json").read_text())
 VARIABLE_STORE = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 # edk2's own application for boot options, in its own volume: attributes, length, name, device path
 BOOT0000 = bytes.fromhex(
@@ -48,18 +54,20 @@ def _firmware(store: bytes) -> bytes:
     return store + image[len(store) :]
 
 
+def _recorded(events: Sequence[PredictedEvent], what: str, digest: str) -> tuple[PredictedEvent, ...]:
+    """The events with the logged digest in one of them, whose input is not public."""
+    assert [event.what for event in events].count(what) == 1
+    digests = {SHA384: _digest(digest)}
+    return tuple(replace(event, digests=digests) if event.what == what else event for event in events)
+
+
 def _events(launch: dict) -> tuple[PredictedEvent, ...]:
     """What the same direct boot measures on a machine with a TPM."""
     logged = launch["logged"]
     kernel = MeasuredKernel({SHA384: _digest(logged["kernel"])}, b"x", {SHA384: _digest(logged["initrd"])})
     boot = UefiBoot(platform=find_platform("qemu-q35-ovmf-2025.02"), path=BootPath.DIRECT)
     events = boot_events(kernel, boot)
-    (options,) = (event for event in events if event.what == "command line")
-    index = events.index(options)
-    recorded = PredictedEvent(
-        9, options.event_type, {SHA384: _digest(logged["load_options"])}, options.data, options.what
-    )
-    return (*events[:index], recorded, *events[index + 1 :])
+    return _recorded(events, "command line", logged["load_options"])
 
 
 def _predict(launch: dict, store: bytes) -> TdxPrediction:
@@ -102,3 +110,26 @@ def test_the_list_of_memory_is_the_logged_one(launch: dict) -> None:
 def test_the_variable_store_is_the_logged_one() -> None:
     prediction = _predict(LAUNCHES[0], VARIABLE_STORE.read_bytes())
     assert prediction.events[1].digests[SHA384].hex == LAUNCHES[0]["logged"]["cfv"]
+
+
+@pytest.mark.parametrize(("uki", "stub"), list(zip(UKIS, (257, 255), strict=True)), ids=("257", "255"))
+def test_the_events_of_a_uki_are_the_logged_ones_in_their_order(uki: dict, stub: int) -> None:
+    logged = uki["logged"]
+    sections = {name: {SHA384: _digest(text)} for name, text in logged["sections"].items()}
+    measured = MeasuredUki(
+        rules=stub_rules(stub),
+        authenticode={SHA384: _digest(logged["image"])},
+        kernel_authenticode={SHA384: _digest(logged["kernel"])},
+        sections=sections or {".linux": {SHA384: Digest.zero(SHA384)}},
+        load_options=b"x",
+        initrd=None,
+    )
+    boot = UefiBoot(platform=find_platform("qemu-q35-ovmf-2022.11"), partition_table=b"GPT")
+    events = _recorded(boot_events(measured, boot), "partition table", logged["gpt"])
+    # Neither kernel measured its command line into RTMR2.
+    launch = TdxLaunch(firmware=_firmware(b""), stub_version=stub, kernel_reports=False)
+    prediction = predict_tdx_launch(launch, events)
+    assert {value.name for value in prediction.measurements} == {"MRTD", "RTMR1", "RTMR2", "RTMR3"}
+    assert [
+        [event.register, int(event.event_type), event.digests[SHA384].hex[:16]] for event in prediction.events
+    ] == uki["order"]
