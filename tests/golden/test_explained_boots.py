@@ -122,6 +122,74 @@ PAIRS = (
             11: "(systemd-stub 254 or later)",
         },
     ),
+    Pair(
+        "golden/hello",
+        "golden/hello-other-kernel",
+        {
+            4: "a different kernel; the initrd and command line are the expected ones",
+            11: "a different kernel; the initrd and command line are the expected ones",
+        },
+    ),
+    Pair(
+        "golden/hello",
+        "golden/hello-stub-252",
+        {
+            4: "another image, with the same kernel inside",
+            9: "a stub before 257 adds no /.extra/os-release to the initrd; that in the image (.initrd) is "
+            "the expected one",
+            11: "(systemd-stub 254 or later was expected)",
+        },
+    ),
+    Pair(
+        "golden/hello",
+        "golden/hello-longer-initrd",
+        {
+            4: "another image, with the same kernel inside (other: .initrd)",
+            9: "another initrd: that in the image (.initrd) differs",
+            11: "another initramfs (.initrd) in the image",
+        },
+    ),
+    Pair(
+        "golden/hello",
+        "golden/hello-gpt",
+        {
+            1: "'Boot0001' \"UEFI Misc Device\"",
+            5: "the disk has a partition table (GPT), and none was expected",
+        },
+    ),
+    Pair(
+        "golden/hello",
+        "golden/hello-smbios",
+        {
+            9: "another kernel command line: the host added `evil=1` (PCR 12)",
+            12: "the host added a kernel command line through SMBIOS: `evil=1`",
+        },
+    ),
+    Pair(
+        "golden/hello",
+        "golden/hello-load-options",
+        {
+            1: "'Boot0B1D' \"operator\"",
+            9: "LoadOptions of the boot option replaced it by `evil=1` (PCR 12)",
+            12: "LoadOptions of the boot option replaced the kernel command line: `evil=1`",
+        },
+    ),
+    Pair("golden/hello", "golden/hello-512-mib", {1: "memory size, processors or devices differ"}),
+    Pair(
+        "golden/hello-bookworm",
+        "golden/hello-bookworm-512-mib",
+        {0: "only the early firmware (PEI) differs: another memory size or number of processors"},
+    ),
+    Pair(
+        "golden/hello",
+        "golden/hello-secure-boot",
+        {
+            0: "another firmware build of the same version",
+            1: TABLES,
+            4: "Secure Boot is on: the stub hides the inner kernel from PCR 4",
+            7: "Secure Boot is on, and was expected off; PK differs (+: CN=pk)",
+        },
+    ),
 )
 
 
