@@ -329,8 +329,12 @@ def test_inputs_whose_effect_is_not_known_are_refused(version: int, inputs: Stub
 
 def test_options_that_only_the_kernel_reads_are_refused() -> None:
     inputs = StubInputs(secure_boot=True, confidential=True, load_options="a", consoles=())
-    with pytest.raises(MeasureError, match=r"systemd-stub 261 ignores them .* so that the kernel reads them"):
+    with pytest.raises(MeasureError, match=r"systemd-stub 261 has no command line .* the kernel reads"):
         measured(uki(261, without=(".cmdline",)), inputs)
+    profiles = ((".profile", b"ID=a"), (".profile", b"ID=b"))
+    with pytest.raises(MeasureError, match=r"systemd-stub 258 has no command line .* the kernel reads"):
+        measured(uki(258, *profiles, without=(".cmdline",)), StubInputs(profile=1))
+    assert measured(uki(257, *profiles, without=(".cmdline",)), StubInputs(profile=1)).load_options == b""
 
 
 @pytest.mark.parametrize(("version", "used"), [(252, False), (254, True), (257, True), (262, True)])

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 from blindbuild.errors import MeasureError
 from blindbuild.formats.pe_image import MACHINE_AMD64, MACHINE_ARM64, PeImage, read_pe_source
-from blindbuild.formats.pe_image import MAX_IMAGE_SIZE as MAX_ADDON_SIZE
 from blindbuild.formats.source import BytesSource
 from blindbuild.measure.command_line import decode_command_line, mangle
 from blindbuild.measure.extra_files import check_name
@@ -22,6 +21,7 @@ from blindbuild.measure.stub import StubRules
 from blindbuild.measure.stub_inputs import Addon, StubInputs
 
 MACHINES = (MACHINE_AMD64, MACHINE_ARM64)
+MAX_ADDON_SIZE = 1 << 28  # bytes, in the file and in memory, where its parts are held: room for an initrd
 
 _SUFFIX = ".addon.efi"
 _PAYLOADS = (".dtb", ".initrd", ".ucode")

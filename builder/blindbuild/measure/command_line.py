@@ -195,10 +195,11 @@ def _append_consoles(text: str | None, inputs: StubInputs, rules: StubRules) -> 
 def _check_final(text: str | None, inputs: StubInputs, rules: StubRules) -> str | None:
     if text == "":
         raise MeasureError("command line: expected text, or no command line at all, got an empty one")
-    if text is None and inputs.load_options and not rules.loads_kernel_through_firmware:
-        # The kernel starts with the stub's handle, and finds there what the stub refused to use.
+    given = inputs.load_options or inputs.profile
+    if text is None and given and not rules.loads_kernel_through_firmware:
+        # The kernel starts with the stub's handle (linux_exec), and finds there what the stub did not use.
         raise MeasureError(
-            f"load options: systemd-stub {rules.version} ignores them and has no command line of its own, "
-            "so that the kernel reads them"
+            f"load options: systemd-stub {rules.version} has no command line to replace them with, so that "
+            "the kernel reads what the boot option has"
         )
     return text

@@ -89,6 +89,7 @@ def measure_uki(
     Raises:
         PeError: not a PE image, or its `.linux` section is none.
         MeasureError: a stub, a section or an input whose measurement cannot be predicted.
+        FormatError: the file cannot be read to its end.
     """
     if not algorithms:
         raise MeasureError("expected at least one bank to predict, got none")
