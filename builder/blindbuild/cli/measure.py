@@ -1,58 +1,130 @@
-"""`blindbuild measure`: predict the registers of a UKI."""
+"""`blindbuild measure`: predict what a root of trust will hold after a boot or a launch."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from blindbuild.cli.options import json_option
-from blindbuild.digest import HashAlgorithm
+from blindbuild.cli.measure_guests import SEV_PLATFORMS, GuestPrediction, predict_eif, predict_sev
+from blindbuild.cli.measure_options import (
+    CLOUD,
+    DIRECT,
+    EIF,
+    SEV,
+    TDX,
+    UEFI,
+    MeasureOptions,
+    measure_options,
+    refuse_foreign,
+)
+from blindbuild.cli.measure_tdx import predict_tdx
+from blindbuild.cli.measure_uefi import CLOUDS, predict_boot
+from blindbuild.cli.options import json_option, print_json
 from blindbuild.errors import UsageError
-from blindbuild.host.files import read_bytes
+from blindbuild.formats.canonical import JsonValue
 from blindbuild.manifest.registers import write_platform
-from blindbuild.measure.classification import Classification, Exact, Initial, OneOf
+from blindbuild.measure.classification import Classification, Exact, Initial, OneOf, PlatformReference
 from blindbuild.measure.platforms import PLATFORMS
-from blindbuild.measure.reference import reference_values
 
-_BANKS = ("sha256", "sha384", "sha512")
+_UEFI_PLATFORMS = tuple(platform.identifier for platform in PLATFORMS)
+_PLATFORMS = (*_UEFI_PLATFORMS, *CLOUDS, *SEV_PLATFORMS, "tdx", "nitro-eif")
 
 
 @click.command("measure")
-@click.argument("uki", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "image", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="[IMAGE]"
+)
 @click.option(
     "--platform",
     default=PLATFORMS[-1].identifier,
-    type=click.Choice([platform.identifier for platform in PLATFORMS]),
+    type=click.Choice(_PLATFORMS),
     show_default=True,
+    help="What it boots on.",
 )
-@click.option(
-    "--firmware",
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The firmware's code file, such as OVMF_CODE_4M.fd.",
-)
-@click.option("--bank", "banks", multiple=True, type=click.Choice(_BANKS), help="Only this bank; repeatable.")
+@measure_options
 @json_option
-def command(uki: Path, platform: str, firmware: Path, banks: tuple[str, ...], as_json: bool) -> None:
-    """Predict what each of the 24 registers will hold after UKI booted from an unpartitioned FAT disk.
+@click.pass_context
+def command(
+    context: click.Context, image: Path | None, platform: str, options: MeasureOptions, as_json: bool
+) -> None:
+    """Predict what the root of trust of a platform will hold after IMAGE was booted.
+
+    IMAGE is a UKI, a kernel, or for nitro-eif an enclave image. Without one, sev, sev-es, sev-snp and tdx
+    tell what the firmware alone decides.
 
     Example: blindbuild measure images/hello/1.0.0/hello.efi --firmware OVMF_CODE_4M.fd --bank sha256
     """
-    reference = reference_values(
-        read_bytes(uki, error=UsageError),
-        firmware_code=read_bytes(firmware, error=UsageError),
-        platform_id=platform,
-        algorithms=tuple(HashAlgorithm(name) for name in banks or _BANKS),
-    )
+    family = _family(platform, options)
+    refuse_foreign(context, family, platform)
+    if family in (UEFI, DIRECT, CLOUD):
+        reference = predict_boot(_needed(image, platform), platform, options)
+        _report_registers(reference, as_json=as_json)
+        return
+    if family == SEV:
+        prediction = predict_sev(image, platform, options)
+    elif family == TDX:
+        prediction = predict_tdx(image, options)
+    else:
+        prediction = predict_eif(_needed(image, platform))
+    _report_guest(platform, prediction, as_json=as_json)
+
+
+def _family(platform: str, options: MeasureOptions) -> str:
+    if platform in _UEFI_PLATFORMS:
+        return DIRECT if options.direct else UEFI
+    if platform in CLOUDS:
+        return CLOUD
+    if platform in SEV_PLATFORMS:
+        return SEV
+    return TDX if platform == "tdx" else EIF
+
+
+def _needed(image: Path | None, platform: str) -> Path:
+    if image is None:
+        raise UsageError(f"platform {platform}: expected an image to measure, got none")
+    return image
+
+
+def _report_registers(reference: PlatformReference, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"platforms": [write_platform(reference)]}, indent=2, sort_keys=True))
+        print_json({"platforms": [write_platform(reference)]})
         return
     for algorithm, registers in reference.banks.items():
         click.echo(algorithm.value)
         for number, rule in enumerate(registers):
             click.echo(f"  {number:>2}  {describe_rule(rule)}")
+
+
+def _report_guest(platform: str, prediction: GuestPrediction, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"platforms": [_guest_value(platform, prediction)]})
+        return
+    for item in prediction.measurements:
+        click.echo(f"{item.name}  {item.digest}")
+        click.echo(f"  covers {item.what}")
+        for need in item.needs:
+            click.echo(f"  from   {need}")
+    for entry in prediction.unpredicted:
+        click.echo(f"{entry.name}  not predicted: {entry.reason}")
+        for need in entry.needs:
+            click.echo(f"  needs  {need}")
+
+
+def _guest_value(platform: str, prediction: GuestPrediction) -> JsonValue:
+    measurements: dict[str, JsonValue] = {
+        item.name: {
+            "algorithm": item.digest.algorithm.value,
+            "digest": item.digest.hex,
+            "what": item.what,
+            "needs": list(item.needs),
+        }
+        for item in prediction.measurements
+    }
+    unpredicted: dict[str, JsonValue] = {
+        item.name: {"reason": item.reason, "needs": list(item.needs)} for item in prediction.unpredicted
+    }
+    return {"id": platform, "kind": platform, "measurements": measurements, "unpredicted": unpredicted}
 
 
 def describe_rule(rule: Classification) -> str:

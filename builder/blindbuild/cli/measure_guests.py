@@ -1,0 +1,91 @@
+"""`blindbuild measure` for roots of trust without TPM registers: SEV, TDX and Nitro Enclaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blindbuild.cli.measure_options import MeasureOptions
+from blindbuild.errors import UsageError
+from blindbuild.host.file_source import FileSource
+from blindbuild.host.files import read_bytes
+from blindbuild.measure.eif import measure_eif
+from blindbuild.measure.named import NamedMeasurement, UnpredictedMeasurement
+from blindbuild.measure.snp import SnpLaunch, predict_sev_launch, predict_snp_launch
+from blindbuild.measure.snp_cpu import qemu_cpu_signature
+from blindbuild.measure.snp_hashes import KernelHashes, hash_kernel
+from blindbuild.measure.snp_vmsa import Vmm
+
+MAX_FIRMWARE = 64 << 20  # bytes
+SEV_PLATFORMS = ("sev", "sev-es", "sev-snp")
+
+
+@dataclass(frozen=True, slots=True)
+class GuestPrediction:
+    """What is said of one launch."""
+
+    measurements: Sequence[NamedMeasurement]
+    unpredicted: Sequence[UnpredictedMeasurement] = ()
+
+
+def predict_sev(image: Path | None, platform: str, options: MeasureOptions) -> GuestPrediction:
+    """Predict the launch digest; with an image, of a launch with kernel hashes.
+
+    Raises:
+        BlindbuildError: an input that is malformed, or does not go with the others.
+    """
+    launch = SnpLaunch(
+        firmware=read_firmware(options, platform),
+        processors=options.processors,
+        signature=_signature(options.cpu),
+        guest_features=_parse_hex("--guest-features", options.guest_features),
+        vmm=Vmm(options.vmm),
+        hashes=_hashes(image, options),
+    )
+    if platform == "sev-snp":
+        return GuestPrediction(predict_snp_launch(launch))
+    return GuestPrediction(predict_sev_launch(launch, encrypted_state=platform == "sev-es"))
+
+
+def predict_eif(image: Path) -> GuestPrediction:
+    """Predict the registers of an enclave image.
+
+    Raises:
+        BlindbuildError: no well-formed EIF.
+    """
+    with FileSource(image) as source:
+        return GuestPrediction(measure_eif(source))
+
+
+def read_firmware(options: MeasureOptions, platform: str) -> bytes:
+    """Return the firmware image.
+
+    Raises:
+        UsageError: none was named.
+    """
+    if options.firmware is None:
+        raise UsageError(f"platform {platform}: expected --firmware, which is what is measured, got none")
+    return read_bytes(options.firmware, error=UsageError, limit_bytes=MAX_FIRMWARE)
+
+
+def _hashes(image: Path | None, options: MeasureOptions) -> KernelHashes | None:
+    if image is None:
+        if options.initrd is not None or options.command_line:
+            raise UsageError("--initrd and --command-line: expected the kernel as well, got none")
+        return None
+    initrd = b"" if options.initrd is None else read_bytes(options.initrd, error=UsageError)
+    return hash_kernel(read_bytes(image, error=UsageError), initrd=initrd, command_line=options.command_line)
+
+
+def _signature(cpu: str | None) -> int | None:
+    if cpu is None:
+        return None
+    return _parse_hex("--cpu", cpu) if cpu.startswith("0x") else qemu_cpu_signature(cpu)
+
+
+def _parse_hex(name: str, text: str) -> int:
+    digits = text.removeprefix("0x")
+    if digits == text or not 1 <= len(digits) <= 16 or not set(digits) <= set("0123456789abcdefABCDEF"):
+        raise UsageError(f"{name}: expected 0x and up to 16 hexadecimal digits, got {text[:80]!r}")
+    return int(digits, 16)
