@@ -58,7 +58,7 @@ class RecordedFirmware:
 # max, for tpm-crb and tpm-tis, and without a network card; with two processors 2025.02 gave the same value
 # and 2022.11 another one. The builds with Secure Boot were booted with `smm=on` and one processor, with and
 # without keys; their values are the replay of the extends in swtpm's transcript, which for the other builds
-# gave what TPM2_PCR_Read had given.
+# gave what TPM2_PCR_Read had given. With two processors both have other values.
 RECORDED = (
     RecordedFirmware(
         code="624e06de18b4fa535e90db7160d00d3d07d206422b89999bf1e27d920264e4e0",
