@@ -25,11 +25,14 @@ _ASK_OPERATOR = (
     "if you run the machine, boot only this image; if not, ask whoever does why another was booted"
 )
 _PREDICT_AGAIN = "if this is intended, predict again for this image and publish a new statement"
+_OTHER_FIRMWARE = "use a platform profile that knows this firmware"
 _SECURE_BOOT = "give the state of Secure Boot when predicting (`measure --secure-boot`), or switch it back"
 
 
 def say_boot(view: View) -> list[Meaning]:
     """Explain boot options and started applications (PCR 4; RTMR1)."""
+    if view.pcr == _FIRMWARE_CODE:
+        return [_more_started(view)]
     if view.of(Change.ADDED, Kind.ACTION, RETURNING):
         return [_other_option(view)]
     expected = [step.expected for step in view.all_steps if step.expected is not None]
@@ -94,7 +97,7 @@ def _applications(view: View) -> list[Meaning]:
     added = [step for step in applications if step.change is Change.ADDED]
     missing = [step for step in inner if step.change is Change.MISSING]
     if image.change is Change.MISSING and len(missing) == len(inner):
-        return [Meaning("the image was not started by the firmware", _ASK_OPERATOR)]
+        return [_not_started(view)]
     meanings = []
     if image.change is not Change.SAME:
         meanings.append(_another_image(view, same_kernel=any(step.change is Change.SAME for step in inner)))
@@ -107,6 +110,17 @@ def _applications(view: View) -> list[Meaning]:
     elif added:
         meanings.append(_more_started(view))
     return meanings
+
+
+def _not_started(view: View) -> Meaning:
+    elsewhere = [
+        e for e in view.comparison.got.registers.get(_FIRMWARE_CODE, ()) if e.slot.kind is Kind.APPLICATION
+    ]
+    if view.comparison.tpm and elsewhere:
+        return Meaning(
+            "this firmware measured what it started into PCR 2 instead (GCP's TDX guests do)", _OTHER_FIRMWARE
+        )
+    return Meaning("the image was not started by the firmware", _ASK_OPERATOR)
 
 
 def _another_image(view: View, *, same_kernel: bool) -> Meaning:
@@ -171,7 +185,7 @@ def _more_started(view: View) -> Meaning:
     if view.pcr == _FIRMWARE_CODE:
         return Meaning(
             f"this firmware measures started images into PCR 2 (GCP's TDX guests do){names}",
-            "use a platform profile that knows this firmware",
+            _OTHER_FIRMWARE,
         )
     return Meaning(
         f"something more was started, such as a boot loader or an addon of the stub{names}", _ASK_OPERATOR
@@ -220,7 +234,7 @@ def say_partitions(view: View) -> list[Meaning]:
         return [
             Meaning(
                 "this firmware measures the partition table into PCR 2 (GCP's TDX guests do)",
-                "use a platform profile that knows this firmware",
+                _OTHER_FIRMWARE,
             )
         ]
     if view.of(Change.ADDED):
