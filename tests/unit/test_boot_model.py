@@ -9,10 +9,23 @@ import pytest
 
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import MeasureError
-from blindbuild.formats.siglist import write_signature_lists, x509_list
+from blindbuild.formats.authenticode import authenticode_digests
+from blindbuild.formats.siglist import (
+    EFI_CERT_SHA256,
+    SignatureEntry,
+    SignatureList,
+    write_signature_lists,
+    x509_list,
+)
 from blindbuild.formats.tcgevent import EventType
 from blindbuild.measure.bank import extend_all
-from blindbuild.measure.boot import BootPath, UefiBoot, boot_events, events_by_register
+from blindbuild.measure.boot import (
+    BootPath,
+    UefiBoot,
+    boot_events,
+    events_by_register,
+    find_addon_authorities,
+)
 from blindbuild.measure.classification import Exact, Initial, OneOf, Unconstrained
 from blindbuild.measure.event import hash_in_banks, measured_event
 from blindbuild.measure.kernel import MeasuredKernel, measure_kernel
@@ -173,6 +186,21 @@ def test_an_addon_that_another_entry_validates_is_an_authority_once() -> None:
         boot_events(uki, replace(boot, addon_authorities=()))
     with pytest.raises(MeasureError, match="entries of db that validate 0 addons, got 3"):
         boot_events(SECURE_UKI, boot)
+
+
+def test_the_authorities_of_addons_are_found_in_any_order_of_their_files() -> None:
+    images = [make_pe(tail=bytes([number])) for number in range(3)]
+    values = [authenticode_digests(image, (SHA256,)) for image in images]
+    entries = [OWNER.bytes_le + value[SHA256].value for value in values]
+    allowed = SignatureList(
+        EFI_CERT_SHA256, tuple(SignatureEntry(OWNER, value[SHA256].value) for value in values)
+    )
+    keys = replace(KEYS, db=write_signature_lists([allowed]), authority=None)
+    uki = replace(SECURE_UKI, addons=(values[2], values[0]))
+    assert find_addon_authorities(uki, keys, images) == (entries[2], entries[0])
+    assert find_addon_authorities(replace(UKI, addons=uki.addons), SecureBootState(), images) == ()
+    with pytest.raises(MeasureError, match="expected the images of 2 addons, 1 are missing"):
+        find_addon_authorities(uki, keys, images[1:])
 
 
 def test_a_partition_table_moves_register_5_and_a_retry_is_foreseen_with_it() -> None:

@@ -12,6 +12,7 @@ from enum import Enum
 
 from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import MeasureError
+from blindbuild.formats.authenticode import authenticode_digests
 from blindbuild.measure.event import Digests, PredictedEvent
 from blindbuild.measure.kernel import MeasuredKernel, predict_kernel_inputs
 from blindbuild.measure.pcr04 import predict_application, predict_calling
@@ -19,8 +20,9 @@ from blindbuild.measure.pcr05 import predict_exit, predict_partition_table
 from blindbuild.measure.pcr07 import predict_authority, predict_pcr07
 from blindbuild.measure.pcr09 import predict_pcr09
 from blindbuild.measure.pcr11 import predict_pcr11
+from blindbuild.measure.pcr12 import order_stub_events
 from blindbuild.measure.platforms import Platform
-from blindbuild.measure.secure_boot import SECURE_BOOT_OFF, SecureBootState
+from blindbuild.measure.secure_boot import SECURE_BOOT_OFF, SecureBootState, find_authority
 from blindbuild.measure.separator import predict_separator
 from blindbuild.measure.shim import Shim, predict_shim
 from blindbuild.measure.uki import MeasuredUki
@@ -159,10 +161,8 @@ def _image_events(measured: MeasuredImage, boot: UefiBoot) -> tuple[PredictedEve
         else (predict_application(inner, "Authenticode digest of the kernel in the image"),)
     )
     return (
-        *predict_pcr11(measured.sections, measured.rules),
+        *order_stub_events(predict_pcr11(measured.sections, measured.rules), measured.pcr12, measured.pcr13),
         *_addon_events(measured, boot),
-        *measured.pcr12,
-        *measured.pcr13,
         *kernel,
         *predict_pcr09(
             options=measured.load_options,
@@ -172,6 +172,26 @@ def _image_events(measured: MeasuredImage, boot: UefiBoot) -> tuple[PredictedEve
     )
 
 
+def find_addon_authorities(
+    measured: MeasuredUki, state: SecureBootState, images: Iterable[bytes]
+) -> tuple[bytes, ...]:
+    """Return `UefiBoot.addon_authorities` for a UKI that was measured with these addons, given in any order.
+
+    Raises:
+        MeasureError: an addon is missing, or no entry of db validates it.
+    """
+    if not state.enabled:
+        return ()
+    algorithms = tuple(measured.authenticode)[:1]
+    known = {authenticode_digests(image, algorithms)[algorithms[0]]: image for image in images}
+    missing = [digests for digests in measured.addons if digests[algorithms[0]] not in known]
+    if missing:
+        raise MeasureError(
+            f"expected the images of {len(measured.addons)} addons, {len(missing)} are missing"
+        )
+    return tuple(find_authority(state, known[digests[algorithms[0]]]) for digests in measured.addons)
+
+
 def _addon_events(measured: MeasuredUki, boot: UefiBoot) -> tuple[PredictedEvent, ...]:
     """Return the events of the addons, which the stub lets the firmware load and so verify."""
     state, given = boot.secure_boot, boot.addon_authorities
@@ -179,7 +199,7 @@ def _addon_events(measured: MeasuredUki, boot: UefiBoot) -> tuple[PredictedEvent
     if len(given) != expected or (expected and boot.shim is not None):
         raise MeasureError(
             f"expected the entries of db that validate {expected} addons, got {len(given)}",
-            hint="find them with find_authority(state, addon); behind shim they cannot be predicted",
+            hint="find_addon_authorities gives them; behind shim they cannot be predicted",
         )
     events: list[PredictedEvent] = []
     measured_before = {state.authority}  # firmware measures an authority once
