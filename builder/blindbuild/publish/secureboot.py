@@ -30,8 +30,8 @@ from blindbuild.formats.image_signature import (
 )
 from blindbuild.formats.pe import read_pe
 
-MIN_KEY_BITS = 2048  # UEFI 2.10, 32.4.1: RSA-2048 is the smallest kind of X.509 signature key it names
-MAX_KEY_BITS = 4096  # firmware of many machines verifies no larger ones
+MIN_KEY_BITS = 2048  # UEFI 2.10, 32.4.1 names no shorter RSA key
+MAX_KEY_BITS = 4096  # larger ones are slow in firmware, and rarely tried
 
 _PEM_BEGIN = b"-----BEGIN CERTIFICATE-----"
 

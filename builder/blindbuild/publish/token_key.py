@@ -3,28 +3,27 @@
 The library is the optional extra `pkcs11`. The token's own module runs in this process, with this process's
 environment: that is where modules find their configuration.
 
-Source: PKCS #11 3.1, 5.13 (signing) and 6.1.13 (CKM_SHA256_RSA_PKCS).
+Source: PKCS #11 3.1, "Signing and MACing functions" and the mechanism CKM_SHA256_RSA_PKCS.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from blindbuild.errors import ToolError, UsageError
 from blindbuild.publish.key_uri import KeyUri
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 
 @dataclass(frozen=True, slots=True)
 class TokenKey:
     """An RSA private key in an open session; use it before the session ends."""
 
-    _key: Any  # the library has no types
+    _key: Any  # the extra may be missing where types are checked
     _library: Any
 
     def sign(self, message: bytes) -> bytes:
@@ -67,14 +66,12 @@ def open_token_key(uri: KeyUri, *, pin: str | None) -> Iterator[TokenKey]:
 
 def _load_library() -> ModuleType:
     try:
-        import pkcs11
+        return importlib.import_module("pkcs11")
     except ImportError as error:
         raise ToolError(
             "keys on tokens need the Python package python-pkcs11",
             hint="pip install 'blindbuild[pkcs11]'",
         ) from error
-    module: ModuleType = pkcs11
-    return module
 
 
 def _find_token(library: Any, uri: KeyUri) -> Any:
