@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import functools
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.formats.deb import read_deb
 from blindbuild.formats.efivars import read_variables
+from blindbuild.formats.siglist import x509_entries
 from blindbuild.formats.tcgevent import EventType
 from blindbuild.formats.tcglog import parse_event_log
 from blindbuild.measure.pcr00 import predict_firmware
 from blindbuild.measure.secure_boot import read_secure_boot
+from tests.fakes.pe_image import make_pe
 from tests.locked import locked_inputs, user_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +86,24 @@ def test_the_keys_in_golden_are_those_of_the_package() -> None:
     assert state.enabled
     for name, held in (("PK", state.pk), ("KEK", state.kek), ("db", state.db), ("dbx", state.dbx)):
         assert held == (KEYS / f"debian-13-snakeoil.{name}.esl").read_bytes(), name
+
+
+def test_what_sbsign_signed_with_debians_test_key_is_trusted_by_the_entry_of_that_key(tmp_path: Path) -> None:
+    tool, folder = shutil.which("sbsign"), Path("/usr/share/ovmf")
+    if tool is None or not (folder / "PkKek-1-snakeoil.key").is_file():
+        pytest.skip("needs sbsign and the keys of Debian's ovmf")
+    locked = (folder / "PkKek-1-snakeoil.key").read_bytes()
+    key = load_pem_private_key(locked, password=b"snakeoil")
+    opened = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    paths = {name: tmp_path / name for name in ("key", "in", "out")}
+    paths["key"].write_bytes(opened)
+    paths["in"].write_bytes(make_pe())
+    certificate = folder / "PkKek-1-snakeoil.pem"
+    arguments = ["--key", paths["key"], "--cert", certificate, "--output", paths["out"], paths["in"]]
+    subprocess.run([tool, *arguments], check=True, capture_output=True)
+    state = read_secure_boot(read_variables(bookworm("OVMF_VARS_4M.snakeoil.fd")))
+    (entry,) = x509_entries(state.db)
+    assert state.trusting(paths["out"].read_bytes()).authority == entry.encoded
 
 
 def test_a_store_without_keys_boots_with_secure_boot_off() -> None:

@@ -11,7 +11,14 @@ import pytest
 
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import FormatError, MeasureError
-from blindbuild.formats.firmware_volume import MAX_FIRMWARE, MAX_UNPACKED, find_dxe_volume
+from blindbuild.formats.firmware_volume import (
+    MAX_CANDIDATES,
+    MAX_FILES,
+    MAX_FIRMWARE,
+    MAX_UNPACKED,
+    MAX_VOLUMES,
+    find_dxe_volume,
+)
 from blindbuild.formats.tcgevent import EventType
 from blindbuild.measure.pcr00 import predict_firmware
 from tests.fakes.damage import assert_nothing_else_raised, bit_flips, truncations
@@ -112,6 +119,9 @@ def test_a_version_that_no_firmware_has_is_refused(version: str) -> None:
         (flash(guided(b"\xff" * 40)), "expected at most"),
         (flash(guided(b"short")), "expected an LZMA stream, got 5 bytes"),
         (flash(guided(b"\xff" * 5 + bytes(8) + b"damaged")), "the LZMA stream is damaged"),
+        (b"_FVH" * (MAX_CANDIDATES + 1), f"expected at most {MAX_CANDIDATES} places"),
+        (volume(b"") * (MAX_VOLUMES + 1), f"expected at most {MAX_VOLUMES} volumes"),
+        (volume(file(b"") * (MAX_FILES + 1)), f"expected at most {MAX_FILES} files"),
         (bytes(MAX_FIRMWARE + 1), f"expected at most {MAX_FIRMWARE} bytes"),
     ],
 )

@@ -20,7 +20,8 @@ from blindbuild.errors import FormatError
 LZMA_SECTION = UUID("ee4e5898-3914-4259-9d6e-dc7bd79403cf")
 MAX_FIRMWARE = 1 << 26  # bytes; OVMF has 4 MiB, flash of real machines 32
 MAX_UNPACKED = 1 << 26  # bytes; OVMF unpacks to 16 MiB; bounds memory on a hostile file
-MAX_VOLUMES = 64  # in one flash file or section; OVMF has two
+MAX_VOLUMES = 64  # in one flash file; OVMF has three
+MAX_CANDIDATES = 1024  # places in a flash file that look like a volume; bounds the checksums computed
 MAX_FILES = 4096  # in one volume; the DXE volume of OVMF has some 100
 
 _MAX_LZMA_MEMORY = 1 << 28  # the stream names its own dictionary size; bounds what it may ask for
@@ -70,7 +71,10 @@ def find_dxe_volume(flash: bytes) -> bytes:
 def _volumes(flash: bytes) -> Iterator[bytes]:
     """Yield the volumes of a flash file; code that is no volume (the reset vector's) is passed over."""
     position = count = 0
-    while (found := flash.find(b"_FVH", position)) >= 0:
+    for _ in range(MAX_CANDIDATES):
+        found = flash.find(b"_FVH", position)
+        if found < 0:
+            return
         start = found - 40
         if start < 0 or not _is_volume(flash, start):
             position = found + 4
@@ -81,6 +85,7 @@ def _volumes(flash: bytes) -> Iterator[bytes]:
         length = _volume_length(flash, start)
         yield flash[start : start + length]
         position = start + length
+    raise FormatError(f"firmware: expected at most {MAX_CANDIDATES} places that look like a volume")
 
 
 def _is_volume(flash: bytes, start: int) -> bool:
