@@ -121,6 +121,8 @@ def test_a_recorded_session_is_explained_by_its_quoted_values(place: Path) -> No
     done = explain(place / "session.json", "--statement", place)
     refused(done, VerificationError)
     assert "`evil=1`" in done.stdout
+    quoted = json.loads(explain(place / "session.json", "--json").stdout)["quoted"]["sha256"]
+    assert quoted["9"] == register_values(attacked_boot(), "sha256")[9].hex()
 
 
 def test_a_value_without_an_event_in_register_10_is_told_as_ima(place: Path) -> None:
@@ -207,6 +209,15 @@ def test_a_log_that_cannot_be_replayed_is_still_shown(place: Path) -> None:
     assert done.exit_code == 0
     assert "cannot be replayed: event 0: expected a startup locality" in done.stdout
     assert "cannot be replayed" in (place / "page.html").read_text()
+
+
+def test_a_log_that_cannot_be_replayed_is_not_compared(place: Path) -> None:
+    locality = sha256_record(0, 3, b"StartupLocality\0\x07", bytes(32))
+    (place / "bad").write_bytes(spec_id() + locality + sha256_record(0, 4, bytes(4)))
+    error = refused(explain(place / "bad", "--statement", place), FormatError)
+    assert "expected a startup locality of 0, 3 or 4" in error.message
+    error = refused(explain(place / "honest.bin", place / "bad"), FormatError)
+    assert error.exit_code == 1
 
 
 def test_an_event_whose_data_was_not_hashed_is_marked(place: Path) -> None:

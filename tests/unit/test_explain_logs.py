@@ -131,6 +131,11 @@ def test_a_text_in_register_12_that_its_digest_does_not_cover_is_not_believed() 
     assert "command line" not in found[12].cause
 
 
+def test_a_text_in_register_12_is_no_section_whatever_it_says() -> None:
+    found = only(differences(honest_boot(), before("command line", text(12, ".linux"))), 12)
+    assert found.cause == "the host added a kernel command line through SMBIOS: `.linux`"
+
+
 def test_credentials_of_the_host_are_named_in_12_and_9() -> None:
     packed = Event(12, "EV_IPL", b"070701 archive", "x", "Credentials initrd\0".encode("utf-16-le"))
     got = before("command line", packed)

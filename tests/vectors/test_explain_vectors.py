@@ -6,12 +6,14 @@ Provenance: shared vectors, boots/ (QEMU, OVMF, swtpm). The rules come from one 
 from __future__ import annotations
 
 import json
+from itertools import permutations
 from pathlib import Path
 
 import pytest
 
 from blindbuild.digest import Digest, HashAlgorithm
-from blindbuild.formats.tcglog import ReplayedLog, parse_event_log, replay
+from blindbuild.errors import EventLogError
+from blindbuild.formats.tcglog import ReplayedLog, UnverifiedLog, parse_event_log, replay
 from blindbuild.measure.classification import (
     Classification,
     Exact,
@@ -21,7 +23,7 @@ from blindbuild.measure.classification import (
     Unconstrained,
     initial_value,
 )
-from blindbuild.verify.explain import Difference, explain_differences
+from blindbuild.verify.explain import Difference, explain_differences, explain_logs
 from blindbuild.verify.registers import compare_registers
 
 VECTORS = Path(__file__).resolve().parents[2].parent / "shared" / "vectors" / "boots"
@@ -82,3 +84,39 @@ def test_a_kernel_handed_over_by_qemu_is_named() -> None:
     found = differences("t257_nosb", "direct612")
     assert found[4].cause.startswith("the firmware took another way")
     assert 11 in found
+
+
+@pytest.mark.parametrize("case", sorted(path.parent.name for path in VECTORS.glob("*/eventlog.bin")))
+def test_register_10_of_a_kernel_with_ima_is_exactly_the_boot_aggregate(case: str) -> None:
+    log = replayed(case)
+    rules = tuple(Initial() if n == 10 else Unconstrained("not compared here") for n in range(24))
+    platform = PlatformReference("q35", "uefi-tpm", Digest.sha256(b""), {BANK: rules})
+    (found,) = explain_differences(compare_registers(platform, BANK, quoted(case)), log)
+    assert found.register == 10
+    assert found.cause == (
+        "PCR 10 has a value and no event: the kernel has IMA; it is exactly the boot aggregate of PCR 0-9"
+    )
+
+
+def real_logs() -> list[UnverifiedLog]:
+    logs = []
+    for path in sorted(VECTORS.parent.rglob("*")):
+        if path.suffix in ("", ".bin") and path.is_file() and "trust" not in path.parts:
+            try:
+                logs.append(parse_event_log(path.read_bytes()))
+            except EventLogError:
+                continue
+    return logs
+
+
+def test_any_two_real_logs_can_be_explained_and_printed() -> None:
+    logs = real_logs()
+    assert len(logs) > 15
+    for bank in (HashAlgorithm.SHA1, BANK):
+        sides = [replay(log, bank) for log in logs if bank in log.algorithms]
+        for expected, got in permutations(sides, 2):
+            found = explain_logs(expected, got)
+            assert [d.register for d in found] == [
+                n for n in range(24) if expected.values[n] != got.values[n]
+            ]
+            assert all(d.cause.isprintable() and d.cause and d.action for d in found)

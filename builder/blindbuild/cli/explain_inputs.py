@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blindbuild.cli.outputs import MANIFEST, STATEMENT
 from blindbuild.digest import Digest, HashAlgorithm
-from blindbuild.errors import EventLogError, FormatError, UsageError, VerificationError
+from blindbuild.errors import FormatError, UsageError, VerificationError
 from blindbuild.formats.ccel import CC_REGISTERS, CcEventLog, parse_cc_event_log, replay_cc
 from blindbuild.formats.cel import log_from_cel, parse_cel_json, parse_cel_tlv
 from blindbuild.formats.dsse import MAX_ENVELOPE, parse_envelope
@@ -144,6 +144,7 @@ def choose_match(
 
     Raises:
         UsageError: no such platform or bank, or a log of other registers than a TPM's.
+        EventLogError: a log that cannot be replayed.
     """
     if not log.tpm:
         raise UsageError("expected a TPM's log to compare with a statement, got one of a confidential guest")
@@ -154,14 +155,7 @@ def choose_match(
     banks = tuple(dict.fromkeys(b for p in platforms for b in p.banks))
     sides = (log.log.algorithms, banks, *(((log.quoted[0],),) if log.quoted else ()))
     chosen = choose_bank(bank, *sides)
-    values = log.quoted[1] if log.quoted else _values(log, chosen)
+    values = log.quoted[1] if log.quoted else log.replayed(chosen).values
     usable: list[PlatformReference] = [p for p in platforms if chosen in p.banks]
     matches = [compare_registers(p, chosen, values) for p in usable]
     return min(matches, key=lambda m: (len(m.differing), m.platform.identifier)), chosen
-
-
-def _values(log: NamedLog, bank: HashAlgorithm) -> tuple[Digest, ...]:
-    try:
-        return log.replayed(bank).values
-    except EventLogError as error:
-        raise UsageError(error.message) from error

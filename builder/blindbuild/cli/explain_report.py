@@ -57,6 +57,9 @@ class Report:
             "replayed": _replayed(self),
             "events": [_event(i, e, self.doubtful()) for i, e in self.events()],
         }
+        if self.log.quoted is not None:
+            bank, quoted = self.log.quoted
+            value["quoted"] = {bank.value: {str(number): item.hex for number, item in enumerate(quoted)}}
         if self.against:
             value["against"] = self.against
             value["platform"] = self.platform

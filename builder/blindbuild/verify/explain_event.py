@@ -40,6 +40,7 @@ _SECTIONS = frozenset(  # systemd src/fundamental/uki.c
         *(".pcrpkey", ".profile", ".dtbauto", ".hwids", ".efifw"),
     )
 )
+_SECTION_REGISTERS = frozenset({11, 3})  # PCR 11, and RTMR2 by its number in a log of a confidential guest
 SECURE_BOOT_STATES = {"empty": b"", "off": b"\0", "on": b"\1"}
 ERROR_SEPARATOR = "error"
 _STATED_SECTION, _STATED_NAME = "content of ", "name "
@@ -234,5 +235,7 @@ def _tag_slot(data: bytes) -> Slot:
 
 def _text_slot(event: LogEvent) -> Slot:
     text = as_utf16(event.data)
-    # systemd-stub puts the section's name beside the digest of its content
-    return Slot(Kind.SECTION, text) if text in _SECTIONS else Slot(Kind.TEXT)
+    # systemd-stub puts the section's name beside the digest of its content; elsewhere it is only a text
+    if event.register in _SECTION_REGISTERS and text in _SECTIONS:
+        return Slot(Kind.SECTION, text)
+    return Slot(Kind.TEXT)

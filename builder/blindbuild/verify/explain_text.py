@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from blindbuild.digest import Digest
 from blindbuild.errors import EventLogError, FormatError
@@ -114,7 +115,7 @@ def certificate_subject(der: bytes) -> str:
             # the library warns on stderr of names longer than X.520 allows, which real authorities have
             warnings.simplefilter("ignore", UserWarning)
             subject = x509.load_der_x509_certificate(der).subject.rfc4514_string()
-    except ValueError:
+    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm):
         return ""
     return shown(subject)
 
