@@ -62,6 +62,8 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
             FileSource(path)
     with pytest.raises(FormatError, match="expected a file to read, got No such file"):
         FileSource(tmp_path / "missing")
+    with pytest.raises(FormatError, match="expected the path of a file"):
+        FileSource(tmp_path / "a\0b")
 
 
 def test_a_file_that_becomes_shorter_is_noticed(tmp_path: Path) -> None:

@@ -316,6 +316,7 @@ def test_load_options_that_are_no_text_are_ignored_as_the_version_does(
     ("version", "inputs", "reason"),
     [
         (257, StubInputs(load_options="@1 quiet"), "expected a command line without a profile selector"),
+        (257, StubInputs(smbios_command_line="\ud800"), "expected text that UTF-8 can hold"),
         (252, StubInputs(load_options="  "), "expected text, or no command line at all, got an empty one"),
         (259, StubInputs(load_options="a\x01b"), "expected no control characters with systemd-stub 259"),
         (256, StubInputs(previous_initrd=b"x"), "does not start when an initrd is registered already"),

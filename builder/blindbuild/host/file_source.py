@@ -28,6 +28,8 @@ class FileSource:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise FormatError(f"{path}: expected a file to read, got {error.strerror}") from error
+        except ValueError as error:
+            raise FormatError(f"expected the path of a file, got {str(path)!r}") from error
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
             self.close()

@@ -161,7 +161,11 @@ def _looks_binary(options: str, inputs: StubInputs, rules: StubRules) -> bool:
 def _smbios_text(inputs: StubInputs, rules: StubRules) -> str:
     if inputs.confidential or not rules.reads_extra_command_lines:
         return ""
-    text = decode_command_line(inputs.smbios_command_line.encode("utf-8", "surrogateescape"))
+    try:
+        data = inputs.smbios_command_line.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise MeasureError("command line from SMBIOS: expected text that UTF-8 can hold, got none") from error
+    text = decode_command_line(data)
     mangled = mangle(text, rules, "command line from SMBIOS")
     # 254 takes it as it is: mangling came later, with the function that 257 has.
     return mangled if rules.version > 254 else text
