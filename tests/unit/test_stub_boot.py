@@ -469,6 +469,13 @@ def test_an_addon_whose_effect_is_not_known_is_refused(
         measured(uki(version, (".uname", b"6")), StubInputs(addons=(Addon(name=name, image=data),)))
 
 
+def test_254_takes_command_lines_of_addons_only() -> None:
+    one = Addon(name="x.addon.efi", image=addon((".cmdline", b"x"), (".ucode", b"u"), (".dtb", TREE)))
+    result = measured(uki(254), StubInputs(addons=(one,)))
+    assert register12(result) == [sha256(utf16("x")).value]
+    assert result.initrd == {SHA256: sha256(b"initrd")}
+
+
 def test_an_addon_that_is_no_image_or_there_twice_is_refused() -> None:
     with pytest.raises(PeError):
         measured(uki(257), StubInputs(addons=(Addon(name="x.addon.efi", image=b"x"),)))
