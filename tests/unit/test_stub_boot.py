@@ -458,6 +458,8 @@ def test_an_addon_for_another_kernel_or_with_one_is_loaded_but_not_used(
         (257, "a/b.addon.efi", b"", r"expected the name of a file \*\.addon\.efi"),
         (257, "x.addon.efi", addon((".dtb", b"no tree")), r"expected a device tree in \.dtb"),
         (257, "x.addon.efi", addon((".dtbauto", TREE)), r"addon x.addon.efi: section \.dtbauto"),
+        (257, "x.addon.efi", addon((".profile", b"ID=x")), r"expected no section \.profile"),
+        (257, "x.addon.efi", addon((".cmdline", b"a" * ((1 << 20) + 1))), "expected at most 1048576 bytes"),
         (256, "x.addon.efi", addon((".ucode", b"u")), r"expected no \.ucode with systemd-stub 256"),
         (255, "x.addon.efi", addon((".cmdline", b"a"), (".uname", b"6")), r"expected no \.uname"),
     ],

@@ -97,6 +97,9 @@ def _check_names(addons: Sequence[Addon]) -> None:
 def _take_addon(addon: Addon, uname: bytes | None, rules: StubRules, collected: _Collected) -> None:
     image = read_pe_source(BytesSource(addon.image), machines=MACHINES, max_size=MAX_ADDON_SIZE)
     collected.images.append(image)
+    if rules.has_profiles and image.has_section(".profile"):
+        # pe_memory_locate_sections does not stop at profiles as it does in a UKI.
+        raise MeasureError(f"addon {addon.name}: expected no section .profile")
     try:
         found = select_sections(image.sections, rules, StubInputs())
     except MeasureError as error:

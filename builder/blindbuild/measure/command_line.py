@@ -14,6 +14,8 @@ from blindbuild.errors import MeasureError
 from blindbuild.measure.stub import StubRules
 from blindbuild.measure.stub_inputs import StubInputs
 
+MAX_TEXT = 1 << 20  # bytes; Linux takes 2 KiB of a command line on x86
+
 _LAST_CONTROL = 0x1F
 _SPACE = 0x20
 _DELETE = 0x7F
@@ -42,7 +44,12 @@ def decode_command_line(data: bytes) -> str:
     """Return what the stub reads from UTF-8: up to the first NUL, without what is malformed or above U+FFFF.
 
     A malformed sequence is skipped in the length that its first byte announces, whatever the bytes after are.
+
+    Raises:
+        MeasureError: more than `MAX_TEXT`.
     """
+    if len(data) > MAX_TEXT:
+        raise MeasureError(f"command line: expected at most {MAX_TEXT} bytes, got {len(data)}")
     characters: list[str] = []
     offset = 0
     while offset < len(data) and data[offset]:

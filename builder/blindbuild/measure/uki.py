@@ -19,7 +19,7 @@ from blindbuild.formats.streams import (
     join_pieces,
 )
 from blindbuild.measure.addons import MACHINES, read_addons
-from blindbuild.measure.command_line import encode_options, settle_command_line
+from blindbuild.measure.command_line import MAX_TEXT, encode_options, settle_command_line
 from blindbuild.measure.event import Digests, PredictedEvent
 from blindbuild.measure.initrd import ExtraInitrds, initrd_streams, join_initrds
 from blindbuild.measure.pcr12 import (
@@ -33,8 +33,6 @@ from blindbuild.measure.stub import StubRules, parse_stub_magic, stub_rules
 from blindbuild.measure.stub_inputs import Addon, StubInputs
 
 __all__ = ["Addon", "MeasuredUki", "StubInputs", "measure_uki"]
-
-MAX_TEXT = 1 << 20  # bytes of .sdmagic, .cmdline and .uname; Linux takes 2 KiB of a command line on x86
 
 _IMAGE, _KERNEL, _INITRD = "image", "kernel", "initrd"  # no section is called so: those begin with a dot
 
