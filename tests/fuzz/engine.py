@@ -1,15 +1,15 @@
 """A mutation fuzzer: takes inputs that are known, changes them, and keeps those that lead somewhere new.
 
-Where an input leads is told by what the target says: which error, with its numbers left out, or that it took
-the input. That is coarse next to coverage, but needs no instrumentation and finds the same on every machine
+Where an input leads is told by the lines through which the target's error came, or that it took the input.
+That is coarse next to coverage, but needs no instrumentation and finds the same on every machine
 for one seed. `python -m tests.fuzz --engine atheris` is the one with coverage, for hours by hand.
 """
 
 from __future__ import annotations
 
 import random
-import re
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -22,7 +22,7 @@ CORPUS = Path(__file__).parent / "corpus"
 MAX_POOL = 512  # inputs that are mutated further; the newest are kept
 MAX_INPUT = 1 << 22  # bytes; what the seeds need
 _INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
-_NUMBER = re.compile(r"0x[0-9a-f]+|\d+|'.*'|b\".*\"")
+_FRAMES = 3  # of an error's way up: readers raise in one place for many callers
 _SHRINK_ROUNDS = 200
 
 
@@ -47,17 +47,17 @@ def outcome(target: Target, data: bytes) -> tuple[str, BaseException | None]:
     try:
         target.run(data)
     except BlindbuildError as error:
-        return _NUMBER.sub("#", error.message)[:200], None
+        return _place(error), None
     except Exception as error:
-        return f"{type(error).__name__} in {_place(error)}", error
+        return f"{type(error).__name__} {_place(error)}", error
     return "taken", None
 
 
 def _place(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "" if trace is None else f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}"
+    while isinstance(error.__cause__, BlindbuildError):  # where it was found, not where it was wrapped
+        error = error.__cause__
+    frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
+    return " ".join(f"{frame.name}:{frame.lineno}" for frame in frames)
 
 
 def fuzz(

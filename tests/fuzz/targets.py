@@ -68,6 +68,7 @@ from tests.fakes.pe_image import make_pe
 from tests.fakes.published import Event, honest_boot, log_bytes, variable
 from tests.fakes.variable_store import empty_store
 from tests.fakes.world import authority, publisher, session, tpm
+from tests.unit.test_firmware_volume import flash, guided, pack, section, volume
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "boots"
 SHA256, SHA384 = HashAlgorithm.SHA256, HashAlgorithm.SHA384
@@ -207,6 +208,11 @@ def _captures() -> list[bytes]:
     return [head + struct.pack("<IIII", 1, 2, 14, 14) + bytes(14)]
 
 
+def _flashes() -> list[bytes]:
+    inner = section(0x17, volume(bytes(64))) + section(0x17, volume(bytes(128)))
+    return [flash(guided(pack(inner)))]
+
+
 def _ovmf_images() -> list[bytes]:
     return [OvmfImage().build()]
 
@@ -229,7 +235,7 @@ TARGETS = (
     Target("cbor", decode_cbor, lambda: [bytes.fromhex("a261610161628241004101")]),
     Target("cose", parse_sign1, _signed_eif),
     Target("ovmf", _read_ovmf, _ovmf_images),
-    Target("firmware-volume", find_dxe_volume, lambda: [bytes(256)]),
+    Target("firmware-volume", find_dxe_volume, _flashes),
     Target("variables", read_variables, lambda: [empty_store()]),
     Target("ar", read_ar, lambda: [make_ar({"x": b"y"})]),
     Target("deb", read_deb, _debs),
