@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -21,7 +23,7 @@ from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import EventLogError, UsageError, VerificationError
 from blindbuild.formats.tcglog import ReplayedLog
 from blindbuild.host.files import write_atomically
-from blindbuild.verify.explain import explain_differences, explain_logs
+from blindbuild.verify.explain import Difference, explain_differences, explain_logs
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -66,18 +68,33 @@ def command(
     """
     if other is not None and statement is not None:
         raise UsageError("expected either a second log or --statement, got both")
-    chosen = frozenset(registers)
+    choice = Choice(bank, platform, frozenset(registers))
+    first = read_log(log, form=form)
     if statement is not None:
-        report = _against_statement(
-            read_log(log, form=form), statement, bank=bank, platform=platform, registers=chosen
-        )
+        report = _against_statement(first, statement, choice)
     elif other is not None:
-        report = _against_log(
-            read_log(log, form=form), read_log(other, form=form), str(log), bank=bank, registers=chosen
-        )
+        report = _against_log(first, read_log(other, form=form), str(log), choice)
     else:
-        report = _alone(read_log(log, form=form), bank=bank, registers=chosen)
+        _check_registers(first, choice)
+        report = Report(first, choose_bank(bank, first.log.algorithms), registers=choice.registers)
     _show(report, html=html, as_json=as_json)
+    _refuse(report)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is to be compared; an empty set of registers means all."""
+
+    bank: str | None
+    platform: str | None
+    registers: frozenset[int]
+
+    def of(self, differences: Iterable[Difference]) -> tuple[Difference, ...]:
+        """Return the differences in the registers that were asked for."""
+        return tuple(d for d in differences if not self.registers or d.register in self.registers)
+
+
+def _refuse(report: Report) -> None:
     if report.differences:
         names = ", ".join(report.log.names[difference.register] for difference in report.differences)
         raise VerificationError(
@@ -87,24 +104,16 @@ def command(
         )
 
 
-def _alone(log: NamedLog, *, bank: str | None, registers: frozenset[int]) -> Report:
-    _check_registers(log, registers)
-    return Report(log, choose_bank(bank, log.log.algorithms), registers=registers)
-
-
-def _against_statement(
-    log: NamedLog, path: Path, *, bank: str | None, platform: str | None, registers: frozenset[int]
-) -> Report:
-    _check_registers(log, registers)
-    match, chosen = choose_match(read_statement(path), log, bank=bank, platform=platform)
-    differences = explain_differences(match, _replayable(log, chosen))
+def _against_statement(log: NamedLog, path: Path, choice: Choice) -> Report:
+    _check_registers(log, choice)
+    match, bank = choose_match(read_statement(path), log, bank=choice.bank, platform=choice.platform)
     return Report(
         log=log,
-        bank=chosen,
+        bank=bank,
         against=str(path),
         platform=match.platform.identifier,
-        differences=tuple(d for d in differences if not registers or d.register in registers),
-        registers=registers,
+        differences=choice.of(explain_differences(match, _replayable(log, bank))),
+        registers=choice.registers,
     )
 
 
@@ -115,26 +124,24 @@ def _replayable(log: NamedLog, bank: HashAlgorithm) -> ReplayedLog | None:
         return None
 
 
-def _against_log(
-    expected: NamedLog, got: NamedLog, name: str, *, bank: str | None, registers: frozenset[int]
-) -> Report:
+def _against_log(expected: NamedLog, got: NamedLog, name: str, choice: Choice) -> Report:
     if expected.tpm != got.tpm:
         raise UsageError("expected two logs of the same registers, got a TPM's and a confidential guest's")
-    _check_registers(got, registers)
-    chosen = choose_bank(bank, expected.log.algorithms, got.log.algorithms)
-    differences = explain_logs(expected.replayed(chosen), got.replayed(chosen), tpm=got.tpm)
+    _check_registers(got, choice)
+    bank = choose_bank(choice.bank, expected.log.algorithms, got.log.algorithms)
+    differences = explain_logs(expected.replayed(bank), got.replayed(bank), tpm=got.tpm)
     return Report(
         log=got,
-        bank=chosen,
+        bank=bank,
         against=name,
-        differences=tuple(d for d in differences if not registers or d.register in registers),
-        registers=registers,
+        differences=choice.of(differences),
+        registers=choice.registers,
     )
 
 
-def _check_registers(log: NamedLog, registers: frozenset[int]) -> None:
-    if any(not 0 <= register < len(log.names) for register in registers):
-        raise UsageError(f"expected registers 0 to {len(log.names) - 1}, got {sorted(registers)}")
+def _check_registers(log: NamedLog, choice: Choice) -> None:
+    if any(not 0 <= register < len(log.names) for register in choice.registers):
+        raise UsageError(f"expected registers 0 to {len(log.names) - 1}, got {sorted(choice.registers)}")
 
 
 def _show(report: Report, *, html: Path | None, as_json: bool) -> None:
