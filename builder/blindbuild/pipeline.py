@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blindbuild import __version__
 from blindbuild.assemble.command_line import kernel_command_line
-from blindbuild.assemble.disk import build_disk
+from blindbuild.assemble.disk import build_disk, build_gpt_disk
 from blindbuild.assemble.guest import BuiltGuest, build_guest
 from blindbuild.assemble.initramfs import pack_initramfs
 from blindbuild.assemble.kernel import BuiltKernel, build_kernel
@@ -25,6 +25,7 @@ from blindbuild.audit.channels import LedgerInputs, write_ledger
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import BuildError, LockError
 from blindbuild.formats.deb import read_deb
+from blindbuild.formats.gpt import has_gpt, parse_gpt
 from blindbuild.host.reporter import Reporter
 from blindbuild.host.sandbox import run_in_sandbox
 from blindbuild.host.store import Store
@@ -169,13 +170,14 @@ class _Build:
                 debug=self._request.debug,
             ),
         )
+        disk = build_gpt_disk(uki) if recipe.partitions == "gpt" else build_disk(uki)
         return {
             f"{recipe.name}.efi": uki,
-            f"{recipe.name}.raw": build_disk(uki),
+            f"{recipe.name}.raw": disk,
             "channels.json": ledger,
             "kernel.config": config,
             "System.map": kernel.system_map.read_bytes(),
-            "statement.json": self._state(uki, ledger),
+            "statement.json": self._state(uki, disk, ledger),
         }
 
     def _workload(self, guest: BuiltGuest) -> Tree:
@@ -195,13 +197,14 @@ class _Build:
         }
         return tree.merge(Tree({**local, **programs}))
 
-    def _state(self, uki: bytes, ledger: bytes) -> bytes:
+    def _state(self, uki: bytes, disk: bytes, ledger: bytes) -> bytes:
         code = self._firmware_code()
         platform = reference_values(
             uki,
             firmware_code=code,
             platform_id=_platform_identifier(self._only("firmware")),
             algorithms=BANKS,
+            partition_table=parse_gpt(disk).event_data if has_gpt(disk) else None,
         )
         return statement_bytes(
             Statement(

@@ -96,6 +96,7 @@ class Recipe:
     suite: str
     stub_suite: str
     firmware_suite: str
+    partitions: str
     kernel: KernelRequest
     tree: TreeRequest
     service: Service
@@ -167,6 +168,7 @@ class _Builder:
             suite=suite,
             stub_suite=str(boot["stub"] or suite),
             firmware_suite=str(boot["firmware"] or suite),
+            partitions=str(boot["partitions"]),
             kernel=self._kernel(),
             tree=tree,
             service=service,

@@ -21,6 +21,7 @@ from blindbuild.assemble.recipe_shape import (
     write_size,
 )
 
+PARTITIONS = ("none", "gpt")
 SUITES = ("trixie", "bookworm")
 KERNEL_SOURCE = "linux-source-6.12"
 KERNEL_FEATURES = ("tpm-crb", "virtio-net")
@@ -96,6 +97,12 @@ _BOOT = Record(
             Choice(SUITES),
             "Debian suite whose OVMF the image is measured for, and run on.",
             default_text="`suite`",
+        ),
+        Field(
+            "partitions",
+            Choice(PARTITIONS),
+            "Partition table of the disk image; a table is measured into PCR 5.",
+            default="none",
         ),
     )
 )

@@ -30,22 +30,28 @@ _RESETTABLE = {
 
 
 def reference_values(
-    uki: bytes, *, firmware_code: bytes, platform_id: str, algorithms: Sequence[HashAlgorithm]
+    uki: bytes,
+    *,
+    firmware_code: bytes,
+    platform_id: str,
+    algorithms: Sequence[HashAlgorithm],
+    partition_table: bytes | None = None,
 ) -> PlatformReference:
-    """Return the classification of every register for a boot of this UKI from an unpartitioned disk.
+    """Return the classification of every register for a boot of this UKI from a disk.
 
     Args:
         uki: the file that the firmware starts as its first boot option.
         firmware_code: the content of the firmware's code flash, such as OVMF_CODE_4M.fd.
         platform_id: a platform of `platforms.PLATFORMS` with Secure Boot off.
         algorithms: the banks, at least one.
+        partition_table: UEFI_GPT_DATA of the disk; None for an unpartitioned one.
 
     Raises:
         PeError: the UKI is malformed.
         MeasureError: something that cannot be predicted, or a firmware that belongs to another platform.
     """
     platform = find_platform(platform_id)
-    boot = UefiBoot(platform=platform)
+    boot = UefiBoot(platform=platform, partition_table=partition_table)
     measured = measure_uki(uki, algorithms)
     return predict_platform(measured, platform=platform, firmware=Digest.sha256(firmware_code), boot=boot)
 
