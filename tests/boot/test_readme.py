@@ -56,6 +56,39 @@ def test_readme_shows_the_recipe_as_it_is() -> None:
     assert f"```yaml\n{recipe}```" in README
 
 
+def sessions(block: str) -> list[tuple[str, list[str]]]:
+    """The commands of a block, each with the lines that are shown below it."""
+    found: list[tuple[str, list[str]]] = []
+    for line in block.splitlines():
+        if line.startswith("$ "):
+            found.append((line.removeprefix("$ "), []))
+        elif line.strip() not in ("", "…"):
+            found[-1][1].append(line)
+    return found
+
+
+SHOWN = [
+    (command, lines)
+    for block in console_blocks()
+    for command, lines in sessions(block)
+    if command.startswith(("blindbuild measure", "blindbuild explain")) and lines
+]
+
+
+@pytest.mark.boot
+@pytest.mark.parametrize(("command", "lines"), SHOWN, ids=[command.split()[1] for command, _ in SHOWN])
+def test_what_readme_shows_of_measuring_and_explaining_is_printed(
+    lab: Lab, product: Path, command: str, lines: list[str]
+) -> None:
+    words = command.replace("images/hello/1.0.0", str(product)).split()[1:]
+    done = subprocess.run(
+        [ROOT / ".venv" / "bin" / "blindbuild", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    printed = done.stdout.splitlines() + [line.rstrip() for line in done.stderr.splitlines()]
+    assert [line for line in lines if line not in printed] == []
+    assert len(SHOWN) == 2
+
+
 @pytest.mark.parametrize("block", [block for block in console_blocks() if "$ blindbuild" in block])
 def test_every_command_in_readme_has_only_options_that_exist(block: str) -> None:
     program = ROOT / ".venv" / "bin" / "blindbuild"
