@@ -28,18 +28,19 @@ _MARKS = {Change.SAME: "", Change.CHANGED: "~", Change.MISSING: "−", Change.AD
 
 _STYLE = """
 :root { --ink: #1b1b1f; --paper: #fff; --soft: #6a6a75; --line: #d9d9e0; --same: #8fa3bf; --none: #e4e4ea;
-  --changed: #b26a00; --added: #0a7d33; --missing: #b3261e; }
+  --changed: #b26a00; --added: #b3261e; --missing: #6b4fa0; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e6ea; --paper: #16161a; --soft: #9a9aa6;
-  --line: #34343c; --same: #54688a; --none: #2c2c34; --changed: #ffb74d; --added: #66d18f;
-  --missing: #ff8a80; } }
+  --line: #34343c; --same: #54688a; --none: #2c2c34; --changed: #ffb74d; --added: #ff8a80;
+  --missing: #b9a3e8; } }
 @media print { :root { --ink: #000; --paper: #fff; --soft: #444; --line: #bbb; --same: #c5cede; --none: #eee;
-  --changed: #8a5200; --added: #06612a; --missing: #8f1d17; } .scroll { overflow: visible; }
+  --changed: #8a5200; --added: #8f1d17; --missing: #4c3677; } .scroll { overflow: visible; }
+  svg { max-width: 100%; height: auto; }
   section { break-inside: avoid; } }
 body { color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto;
   max-width: 78rem; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 .soft { color: var(--soft); } .scroll { overflow-x: auto; }
-code, td.hex { font-family: ui-monospace, monospace; font-size: .85em; overflow-wrap: anywhere; }
+code, td.hex { font-family: ui-monospace, monospace; font-size: .85em; overflow-wrap: anywhere; } td.hex { min-width: 34ch; }
 table { border-collapse: collapse; width: 100%; } td, th { text-align: left; vertical-align: top;
   padding: .2rem .5rem; border-bottom: 1px solid var(--line); } th { font-weight: 600; }
 tr.changed td:first-child { color: var(--changed); } tr.added td:first-child { color: var(--added); }
