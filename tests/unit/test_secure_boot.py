@@ -22,10 +22,28 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import MeasureError
 from blindbuild.formats.authenticode import authenticode_digests
+from blindbuild.formats.der import (
+    NULL,
+    OCTET_STRING,
+    read_only,
+    write_element,
+    write_object_identifier,
+    write_sequence,
+)
 from blindbuild.formats.efivars import EfiVariable
-from blindbuild.formats.image_signature import attach_signature, signed_content, write_signed_data
+from blindbuild.formats.image_signature import (
+    _ALGORITHMS,
+    attach_signature,
+    signed_content,
+    write_signed_data,
+)
 from blindbuild.formats.siglist import (
     EFI_CERT_SHA256,
+    EFI_CERT_SHA384,
+    EFI_CERT_X509_SHA256,
+    EFI_CERT_X509_SHA384,
+    EFI_CERT_X509_SHA512,
+    IMAGE_DIGESTS,
     SignatureEntry,
     SignatureList,
     write_signature_lists,
@@ -35,7 +53,7 @@ from blindbuild.formats.tcgevent import EventType
 from blindbuild.measure.bank import extend_all
 from blindbuild.measure.pcr07 import predict_authority, predict_pcr07
 from blindbuild.measure.secure_boot import SecureBootState, find_authority, read_secure_boot
-from tests.fakes.pe_image import make_pe
+from tests.fakes.pe_image import make_pe, with_certificates
 
 SHA256 = HashAlgorithm.SHA256
 OWNER = UUID("77777777-7777-7777-7777-777777777777")
@@ -140,6 +158,92 @@ def test_an_image_that_firmware_would_refuse_has_no_authority(
 ) -> None:
     with pytest.raises(MeasureError, match=reason):
         find_authority(state(db, dbx), image)
+
+
+def test_each_signature_is_tried_with_certificates_and_then_with_the_digest() -> None:
+    blobs = [
+        write_signed_data(signed_content(image_digest()), (pair(name)[1],), b"value")
+        for name in ("first", "second")
+    ]
+    entries = [struct.pack("<IHH", 8 + len(blob), 0x0200, 2) + blob for blob in blobs]
+    image = with_certificates(IMAGE, b"".join(item + bytes(-len(item) % 8) for item in entries))
+    by_digest = OWNER.bytes_le + image_digest().value
+    db = lists("second") + digest_list(image_digest().value)
+    assert find_authority(state(db), image) == by_digest
+    assert find_authority(state(lists("second")), image) == entry("second")
+    assert find_authority(state(lists("first") + db), image) == entry("first")
+
+
+def other_digests(kind: UUID, *data: bytes) -> bytes:
+    """Return an ESL of entries of this type."""
+    entries = tuple(SignatureEntry(OWNER, item) for item in data)
+    return write_signature_lists([SignatureList(kind, entries)])
+
+
+def test_a_digest_in_db_counts_only_as_the_kind_of_digest_that_the_signature_has() -> None:
+    digests = authenticode_digests(IMAGE, (SHA256, HashAlgorithm.SHA384))
+    db = other_digests(EFI_CERT_SHA384, digests[HashAlgorithm.SHA384].value)
+    for image in (IMAGE, signed(pair("signer")[1])):
+        with pytest.raises(MeasureError, match="none that does"):
+            find_authority(state(db), image)
+
+
+def signed_part(certificate: bytes) -> bytes:
+    return x509.load_der_x509_certificate(certificate).tbs_certificate_bytes
+
+
+@pytest.mark.parametrize(
+    ("kind", "algorithm"),
+    [
+        (EFI_CERT_X509_SHA256, "sha256"),
+        (EFI_CERT_X509_SHA384, "sha384"),
+        (EFI_CERT_X509_SHA512, "sha512"),
+    ],
+)
+def test_a_certificate_whose_digest_is_in_dbx_is_forbidden(kind: UUID, algorithm: str) -> None:
+    leaf = pair("leaf", "root")[1]
+    image = signed(leaf, pair("root")[1])
+    for certificate in (leaf, pair("root")[1]):
+        digest = hashlib.new(algorithm, signed_part(certificate)).digest()
+        dbx = other_digests(kind, digest + bytes(16))
+        with pytest.raises(MeasureError, match="dbx forbids"):
+            find_authority(state(lists("root"), dbx), image)
+    harmless = other_digests(kind, hashlib.new(algorithm, leaf).digest() + bytes(16))
+    assert find_authority(state(lists("root"), harmless), image) == entry("root")
+
+
+def test_an_issuer_in_dbx_forbids_the_image_although_it_does_not_carry_it() -> None:
+    leaf = pair("leaf", "root")[1]
+    db = write_signature_lists([x509_list(leaf, OWNER)])
+    assert find_authority(state(db), signed(leaf)) == OWNER.bytes_le + leaf
+    with pytest.raises(MeasureError, match="dbx forbids"):
+        find_authority(state(db, lists("root")), signed(leaf))
+
+
+@pytest.mark.parametrize("algorithm", [HashAlgorithm.SHA1, HashAlgorithm.SHA384, HashAlgorithm.SHA512])
+def test_dbx_forbids_an_image_by_a_digest_of_its_signature_s_kind(algorithm: HashAlgorithm) -> None:
+    identifiers = {v: k for k, v in _ALGORITHMS.items()}
+    digest = authenticode_digests(IMAGE, (algorithm,))[algorithm]
+    content = signed_content(image_digest())
+    old = write_sequence(
+        write_sequence(write_object_identifier(identifiers[SHA256]), write_element(NULL)),
+        write_element(OCTET_STRING, image_digest().value),
+    )
+    new = write_sequence(
+        write_sequence(write_object_identifier(identifiers[algorithm]), write_element(NULL)),
+        write_element(OCTET_STRING, digest.value),
+    )
+    head, _ = content.split(old)
+    about = read_only(content).content[: len(head) - (len(content) - len(read_only(content).content))]
+    image = attach_signature(
+        IMAGE, write_signed_data(write_sequence(about, new), (pair("signer")[1],), b"value")
+    )
+    kinds = {v: k for k, v in IMAGE_DIGESTS.items()}
+    assert find_authority(state(lists("signer")), image) == entry("signer")
+    with pytest.raises(MeasureError, match="dbx forbids"):
+        find_authority(state(lists("signer"), other_digests(kinds[algorithm], digest.value)), image)
+    by_digest = state(other_digests(kinds[algorithm], digest.value))
+    assert find_authority(by_digest, image) == OWNER.bytes_le + digest.value
 
 
 def test_an_entry_that_is_no_certificate_validates_nothing_and_stops_nothing() -> None:

@@ -6,7 +6,14 @@ from pathlib import Path
 
 from blindbuild.cli.measure_guests import GuestPrediction, read_firmware
 from blindbuild.cli.measure_options import MeasureOptions
-from blindbuild.cli.measure_uefi import describe_boot, measure_image, open_image, read_small, read_state
+from blindbuild.cli.measure_uefi import (
+    describe_boot,
+    measure_image,
+    open_image,
+    read_small,
+    read_state,
+    trust_addons,
+)
 from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import UsageError
 from blindbuild.formats.ccel import write_cc_event_log
@@ -67,7 +74,7 @@ def _events(image: Path, options: MeasureOptions) -> tuple[tuple[PredictedEvent,
         boot = describe_boot(source, platform, options, _BANKS)
         measured = measure_image(source, boot, options, _BANKS, confidential=Confidential.TDX)
     version = measured.rules.version if isinstance(measured, MeasuredUki) else None
-    return boot_events(measured, boot), version
+    return boot_events(measured, trust_addons(boot, measured, options)), version
 
 
 def _secure_boot_data(options: MeasureOptions) -> bytes:

@@ -15,13 +15,19 @@ from blindbuild.errors import UsageError
 from blindbuild.formats.authenticode import authenticode_digests
 from blindbuild.formats.efivars import read_variables
 from blindbuild.formats.gpt import has_gpt, parse_gpt
-from blindbuild.formats.pe_image import read_pe_source
+from blindbuild.formats.pe_image import read_boot_image
 from blindbuild.formats.source import Source
 from blindbuild.formats.tcglog import write_event_log
 from blindbuild.host.file_source import FileSource
 from blindbuild.host.files import hash_file, read_bytes, write_atomically
 from blindbuild.host.reporter import Reporter
-from blindbuild.measure.boot import BootPath, MeasuredImage, UefiBoot, boot_events
+from blindbuild.measure.boot import (
+    BootPath,
+    MeasuredImage,
+    UefiBoot,
+    boot_events,
+    find_addon_authorities,
+)
 from blindbuild.measure.classification import PlatformReference
 from blindbuild.measure.direct import Confidential, DirectMachine, direct_load_options, measure_direct_kernel
 from blindbuild.measure.kernel import measure_kernel
@@ -39,7 +45,7 @@ from blindbuild.measure.reference import predict_platform
 from blindbuild.measure.secure_boot import SecureBootState, read_secure_boot
 from blindbuild.measure.shim import Shim
 from blindbuild.measure.stub_inputs import Addon, StubInputs
-from blindbuild.measure.uki import measure_uki
+from blindbuild.measure.uki import MeasuredUki, measure_uki
 
 CLOUDS = tuple(profile.identifier for profile in PROFILES)
 MAX_SMALL_FILE = 64 << 20  # bytes: firmware, its variables, key lists, addons; all far below
@@ -60,6 +66,7 @@ def predict_boot(image: Path, platform: str, options: MeasureOptions) -> Platfor
             return _predict_cloud(source, platform, options, algorithms)
         boot = describe_boot(source, find_platform(platform), options, algorithms)
         measured = measure_image(source, boot, options, algorithms)
+    boot = trust_addons(boot, measured, options)
     reference = predict_platform(measured, platform=boot.platform, firmware=_firmware(options), boot=boot)
     if options.event_log is not None:
         log = predicted_log(boot_events(measured, boot), algorithms, leave_out=boot.unpredictable)
@@ -75,10 +82,13 @@ def _predict_cloud(
 ) -> PlatformReference:
     profile = find_profile(platform)
     state = _cloud_state(source, options)
+    measured = _measure_uki_or_kernel(source, options, algorithms, secure_boot=state.enabled)
+    authorities = () if isinstance(state, UnknownKeys) else _addon_authorities(measured, state, options)
     return predict_profile(
-        _measure_uki_or_kernel(source, options, algorithms, secure_boot=state.enabled),
+        measured,
         profile,
         secure_boot=state,
+        addon_authorities=authorities,
         partition_table=None if options.disk is None else _partition_table(options.disk),
         technology=_technology(profile, options.memory_protection),
     )
@@ -88,8 +98,7 @@ def _cloud_state(source: Source, options: MeasureOptions) -> SecureBootState | U
     """Return the keys of the machine; a cloud's own are often not at hand."""
     if not any(_key_files(options).values()) and options.variables is None:
         return UnknownKeys(enabled=bool(options.secure_boot))
-    state = read_state(options)
-    return state.trusting(source.read(0, source.size)) if state.enabled else state
+    return read_state(options).trusting(source)
 
 
 def _technology(profile: Profile, named: str | None) -> GceTechnology | None:
@@ -174,15 +183,32 @@ def describe_boot(
     """
     state = read_state(options)
     shim = None if options.shim is None else read_small(options.shim)
-    if state.enabled:
-        state = state.trusting(source.read(0, source.size) if shim is None else shim)
     return UefiBoot(
         platform=platform,
-        secure_boot=state,
+        secure_boot=state.trusting(source if shim is None else shim),
         partition_table=None if options.disk is None else _partition_table(options.disk),
         shim=None if shim is None else Shim(authenticode=authenticode_digests(shim, algorithms)),
         path=BootPath.DIRECT if options.direct else BootPath.DISK,
     )
+
+
+def trust_addons(boot: UefiBoot, measured: MeasuredImage, options: MeasureOptions) -> UefiBoot:
+    """Return the boot with the entries of db that validate its addons; unchanged where nobody asks db.
+
+    Raises:
+        BlindbuildError: no entry validates one of them.
+    """
+    if boot.shim is not None:
+        return boot
+    return replace(boot, addon_authorities=_addon_authorities(measured, boot.secure_boot, options))
+
+
+def _addon_authorities(
+    measured: MeasuredImage, state: SecureBootState, options: MeasureOptions
+) -> tuple[bytes, ...]:
+    if not isinstance(measured, MeasuredUki):
+        return ()
+    return find_addon_authorities(measured, state, map(read_small, options.addons))
 
 
 def _partition_table(path: Path) -> bytes | None:
@@ -223,7 +249,7 @@ def measure_image(
 
 
 def _is_uki(source: Source) -> bool:
-    return read_pe_source(source).has_section(".linux")
+    return read_boot_image(source).has_section(".linux")
 
 
 def _measure_uki_or_kernel(

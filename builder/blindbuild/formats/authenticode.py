@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import PeError
-from blindbuild.formats.pe_image import PeImage, read_pe, read_pe_source
+from blindbuild.formats.pe_image import PeImage, read_boot_image
 from blindbuild.formats.source import Source
 from blindbuild.formats.streams import FileRange, Stream, hash_streams, join_pieces
 
@@ -21,7 +21,7 @@ from blindbuild.formats.streams import FileRange, Stream, hash_streams, join_pie
 def authenticode_digests(
     data: bytes | Source, algorithms: Iterable[HashAlgorithm]
 ) -> dict[HashAlgorithm, Digest]:
-    """Return the Authenticode digest of an x86-64 image for each algorithm, in one pass over it.
+    """Return the Authenticode digest of an image for each algorithm, in one pass over it.
 
     A signature does not change the result: CheckSum, the certificate table and its directory entry are left
     out.
@@ -29,7 +29,7 @@ def authenticode_digests(
     Raises:
         PeError: the image is malformed, or no algorithm was asked for.
     """
-    image = read_pe(data) if isinstance(data, bytes) else read_pe_source(data)
+    image = read_boot_image(data)
     chosen = tuple(algorithms)
     if not chosen:
         raise PeError("authenticode: expected at least one hash algorithm, got none")

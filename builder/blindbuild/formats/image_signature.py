@@ -39,6 +39,8 @@ from blindbuild.formats.der import (
     write_set,
 )
 from blindbuild.formats.pe import compute_checksum, read_pe
+from blindbuild.formats.pe_image import read_boot_image
+from blindbuild.formats.source import Source
 
 MAX_TABLE = 1 << 20  # bytes; a signature with chain and timestamp has some 10 KB
 MAX_CERTIFICATES = 64  # in one signature; bounds the search for the chain
@@ -85,8 +87,10 @@ class ImageSignature:
     value: bytes
 
 
-def read_signatures(image: bytes) -> tuple[ImageSignature, ...]:
+def read_signatures(image: bytes | Source) -> tuple[ImageSignature, ...]:
     """Return the signatures of a PE image, in the order of its certificate table; empty if it has none.
+
+    Of a source, headers and certificate table are read, nothing else.
 
     Raises:
         PeError: the image is malformed, or its table, or an entry is no signature over Authenticode content.
@@ -215,24 +219,28 @@ def _with_table(image: bytes, directory: int, checksum: int, table: tuple[int, i
     return bytes(output)
 
 
-def _table_entries(image: bytes) -> Iterator[bytes]:
+def _table_entries(image: bytes | Source) -> Iterator[bytes]:
     """Yield what each WIN_CERTIFICATE of the table holds."""
-    position, size = read_pe(image).certificate_table
+    pe = read_boot_image(image)
+    start, size = pe.certificate_table
     if size > MAX_TABLE:
         raise PeError(f"pe: certificate table: expected at most {MAX_TABLE} bytes, got {size}")
-    end = position + size
-    while position < end:
-        if end - position < _ENTRY.size:
-            raise PeError(f"pe: certificate table: cut off at {position}, it ends at {end}")
-        length, revision, kind = _ENTRY.unpack_from(image, position)
+    table = pe.source.read(start, size)
+    position = 0
+    while position < size:
+        if size - position < _ENTRY.size:
+            raise PeError(f"pe: certificate table: cut off at {position}, it has {size} bytes")
+        length, revision, kind = _ENTRY.unpack_from(table, position)
         if (revision, kind) != (_REVISION, _PKCS_SIGNED_DATA):
             raise PeError(
                 f"pe: certificate table: expected PKCS signed data (revision 0x{_REVISION:04x}, type"
                 f" {_PKCS_SIGNED_DATA}), got revision 0x{revision:04x}, type {kind}"
             )
-        if not _ENTRY.size < length <= end - position:
-            raise PeError(f"pe: certificate table: entry of {length} bytes at {position}, it ends at {end}")
-        yield image[position + _ENTRY.size : position + length]
+        if not _ENTRY.size < length <= size - position:
+            raise PeError(
+                f"pe: certificate table: entry of {length} bytes at {position}, the table has {size}"
+            )
+        yield table[position + _ENTRY.size : position + length]
         position += length + -length % ALIGNMENT
 
 

@@ -13,10 +13,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from blindbuild.errors import PeError
-from blindbuild.formats.source import BytesSource, Source
+from blindbuild.formats.source import BytesSource, Source, as_source
 
 MACHINE_AMD64 = 0x8664
 MACHINE_ARM64 = 0xAA64
+BOOT_MACHINES = (MACHINE_AMD64, MACHINE_ARM64)
 PE32_PLUS = 0x020B
 DIRECTORY_CERTIFICATES = 4  # index of the certificate table among the data directories
 MAX_SECTIONS = 96  # limit of the Windows loader; bounds the work on a hostile file
@@ -132,6 +133,15 @@ def read_pe(data: bytes) -> PeImage:
         PeError: see `read_pe_source`.
     """
     return read_pe_source(BytesSource(data), max_size=MAX_IMAGE_SIZE)
+
+
+def read_boot_image(image: bytes | Source) -> PeImage:
+    """Return an image that UEFI starts, for x86-64 or arm64, with as many sections as profiles need.
+
+    Raises:
+        PeError: see `read_pe_source`.
+    """
+    return read_pe_source(as_source(image), machines=BOOT_MACHINES, max_sections=MAX_UKI_SECTIONS)
 
 
 def read_pe_source(

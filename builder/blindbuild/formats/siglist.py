@@ -10,16 +10,41 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
+from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import FormatError
 
 EFI_CERT_X509 = UUID("a5c059a1-94e4-4aa7-87b5-ab155c2bf072")
+EFI_CERT_SHA1 = UUID("826ca512-cf10-4ac9-b187-be01496631bd")
 EFI_CERT_SHA256 = UUID("c1c41626-504c-4092-aca9-41f936934328")
+EFI_CERT_SHA384 = UUID("ff3e5307-9fd0-48c9-85f1-8ad56c701e01")
+EFI_CERT_SHA512 = UUID("093e0fae-a6c4-4f50-9f1b-d41e2b89c19a")
+EFI_CERT_X509_SHA256 = UUID("3bd2a492-96c0-4079-b420-fcf98ef103ed")
+EFI_CERT_X509_SHA384 = UUID("7076876e-80c2-4ee6-aad2-28b349a6865b")
+EFI_CERT_X509_SHA512 = UUID("446dbf63-2502-4cda-bcfa-2465d2b0fe9d")
+
+# Entries that are the digest of an image, and those that are the digest of a certificate's signed part with
+# the time from which on it is revoked.
+IMAGE_DIGESTS = {
+    EFI_CERT_SHA1: HashAlgorithm.SHA1,
+    EFI_CERT_SHA256: HashAlgorithm.SHA256,
+    EFI_CERT_SHA384: HashAlgorithm.SHA384,
+    EFI_CERT_SHA512: HashAlgorithm.SHA512,
+}
+CERTIFICATE_DIGESTS = {
+    EFI_CERT_X509_SHA256: HashAlgorithm.SHA256,
+    EFI_CERT_X509_SHA384: HashAlgorithm.SHA384,
+    EFI_CERT_X509_SHA512: HashAlgorithm.SHA512,
+}
 
 MAX_LISTS_BYTES = 1 << 20  # a full dbx has some 25 KiB, a variable store of OVMF 256 KiB; bounds the work
 
 _HEADER = struct.Struct("<16sIII")  # type, size of the list, of its header, of one signature
 _OWNER_SIZE = 16
-_DIGEST_SIZES = {EFI_CERT_SHA256: 32}
+_TIME_SIZE = 16  # EFI_TIME
+_DIGEST_SIZES = {
+    **{kind: algorithm.size for kind, algorithm in IMAGE_DIGESTS.items()},
+    **{kind: algorithm.size + _TIME_SIZE for kind, algorithm in CERTIFICATE_DIGESTS.items()},
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from blindbuild.errors import MeasureError
-from blindbuild.formats.pe_image import MACHINE_AMD64, MACHINE_ARM64, PeImage, read_pe_source
+from blindbuild.formats.pe_image import BOOT_MACHINES, PeImage, read_pe_source
 from blindbuild.formats.source import BytesSource
 from blindbuild.measure.command_line import decode_command_line, mangle
 from blindbuild.measure.extra_files import check_name
@@ -20,7 +20,6 @@ from blindbuild.measure.sections import Sections, select_sections
 from blindbuild.measure.stub import StubRules
 from blindbuild.measure.stub_inputs import Addon, StubInputs
 
-MACHINES = (MACHINE_AMD64, MACHINE_ARM64)
 MAX_ADDON_SIZE = 1 << 28  # bytes, in the file and in memory, where its parts are held: room for an initrd
 
 _SUFFIX = ".addon.efi"
@@ -95,7 +94,7 @@ def _check_names(addons: Sequence[Addon]) -> None:
 
 
 def _take_addon(addon: Addon, uname: bytes | None, rules: StubRules, collected: _Collected) -> None:
-    image = read_pe_source(BytesSource(addon.image), machines=MACHINES, max_size=MAX_ADDON_SIZE)
+    image = read_pe_source(BytesSource(addon.image), machines=BOOT_MACHINES, max_size=MAX_ADDON_SIZE)
     collected.images.append(image)
     if rules.has_profiles and image.has_section(".profile"):
         # pe_memory_locate_sections does not stop at profiles as it does in a UKI.

@@ -36,6 +36,7 @@ from blindbuild.measure.pcr05 import EXIT_FAILURE, predict_exit
 from blindbuild.measure.platforms import Platform
 from blindbuild.measure.secure_boot import SECURE_BOOT_OFF, SecureBootState
 from blindbuild.measure.separator import predict_separator
+from blindbuild.measure.uki import MeasuredUki
 
 _GCE_HOST_INFORMATION_BYTES = 32  # "GCE NonHostInfo", NUL, technology, 15 zeros
 _RESETTABLE = {
@@ -173,6 +174,7 @@ def predict_profile(
     partition_table: bytes | None = None,
     technology: GceTechnology | None = None,
     firmware_versions: Sequence[int] = (1, 2),
+    addon_authorities: tuple[bytes, ...] = (),
 ) -> PlatformReference:
     """Return the classification of every register of a VM of this cloud that boots this image.
 
@@ -186,14 +188,23 @@ def predict_profile(
             register any program could boot and extend the others as the image would.
         technology: on Compute Engine, what protects the VM's memory.
         firmware_versions: on Compute Engine, which versions PCR 0 may name; the newest known is 2.
+        addon_authorities: with keys that are known, the entry of db that validates each addon of the UKI.
 
     Raises:
         MeasureError: inputs that do not go together, or are missing.
     """
     _check_inputs(profile, secure_boot, technology)
     _check_partition_table(profile, partition_table)
-    state = _stand_in(secure_boot) if isinstance(secure_boot, UnknownKeys) else secure_boot
-    boot = UefiBoot(platform=_platform(profile, state), secure_boot=state, partition_table=partition_table)
+    state = secure_boot
+    if isinstance(state, UnknownKeys):
+        state = _stand_in(state)
+        addon_authorities = tuple((state.authority or b"",) * _addon_count(measured, state))
+    boot = UefiBoot(
+        platform=_platform(profile, state),
+        secure_boot=state,
+        partition_table=partition_table,
+        addon_authorities=addon_authorities,
+    )
     algorithms = tuple(measured.authenticode)
     events = events_by_register(_place(boot_events(measured, boot), profile))
     events |= {register: (predict_separator(register, algorithms),) for register in profile.separator_only}
@@ -263,6 +274,11 @@ def _stand_in(unknown: UnknownKeys) -> SecureBootState:
     entry = SignatureEntry(EFI_GLOBAL_VARIABLE, bytes(HashAlgorithm.SHA256.size))
     lists = write_signature_lists([SignatureList(EFI_CERT_SHA256, (entry,))])
     return SecureBootState(enabled=True, pk=lists, db=lists, authority=entry.encoded)
+
+
+def _addon_count(measured: MeasuredImage, state: SecureBootState) -> int:
+    """Return how many addons the firmware verifies."""
+    return len(measured.addons) if state.enabled and isinstance(measured, MeasuredUki) else 0
 
 
 def _check_inputs(

@@ -8,8 +8,14 @@ from dataclasses import dataclass
 from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import MeasureError
 from blindbuild.formats.authenticode import authenticode_stream
-from blindbuild.formats.pe_image import MAX_UKI_SECTIONS, PeImage, PeSection, read_pe_source
-from blindbuild.formats.source import Source, as_source
+from blindbuild.formats.pe_image import (
+    BOOT_MACHINES,
+    PeImage,
+    PeSection,
+    read_boot_image,
+    read_pe_source,
+)
+from blindbuild.formats.source import Source
 from blindbuild.formats.streams import (
     FileRange,
     Stream,
@@ -18,7 +24,7 @@ from blindbuild.formats.streams import (
     hash_streams,
     join_pieces,
 )
-from blindbuild.measure.addons import MACHINES, read_addons
+from blindbuild.measure.addons import read_addons
 from blindbuild.measure.command_line import MAX_TEXT, encode_options, settle_command_line
 from blindbuild.measure.event import Digests, PredictedEvent
 from blindbuild.measure.initrd import ExtraInitrds, initrd_streams, join_initrds
@@ -92,7 +98,7 @@ def measure_uki(
     if not algorithms:
         raise MeasureError("expected at least one bank to predict, got none")
     inputs = StubInputs() if inputs is None else inputs
-    image = read_pe_source(as_source(source), machines=MACHINES, max_sections=MAX_UKI_SECTIONS)
+    image = read_boot_image(source)
     rules = _find_rules(image) if stub_version is None else stub_rules(stub_version)
     found = select_sections(image.sections, rules, inputs)
     if ".linux" not in found:
@@ -166,7 +172,7 @@ def _streams(uki: _Uki, extra: ExtraInitrds) -> dict[str, Stream]:
 
 def _kernel_stream(source: Source, section: Stream) -> Stream:
     """Return what the kernel's Authenticode digest is over, as parts of the UKI's file."""
-    kernel = read_pe_source(StreamSource(source, section), machines=MACHINES)
+    kernel = read_pe_source(StreamSource(source, section), machines=BOOT_MACHINES)
     parts = [part for part in authenticode_stream(kernel) if isinstance(part, FileRange)]
     return join_pieces(
         piece for part in parts for piece in cut_pieces(section, part.offset, part.offset + part.size)
