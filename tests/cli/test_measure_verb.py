@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from uuid import UUID
 
@@ -19,8 +20,9 @@ from blindbuild.formats.tcglog import parse_event_log, replay
 from blindbuild.measure import recorded
 from blindbuild.publish import load_certificates, load_rsa_key, sign_boot_image
 from tests.fakes.enclave_image import image_bytes, make_enclave
+from tests.fakes.firmware_flash import DXE, GOOD
 from tests.fakes.kernel_image import RELEASE, make_bzimage, make_stub
-from tests.fakes.ovmf_image import OvmfImage
+from tests.fakes.ovmf_image import SVSM_INFO, OvmfImage, entry
 from tests.fakes.secure_boot import make_key
 
 LINE = "quiet panic=-1"
@@ -99,6 +101,20 @@ def test_the_written_event_log_leads_to_the_printed_values(uki: Path, tmp_path: 
     exact = {number: rule["value"] for number, rule in registers.items() if rule["rule"] == "exact"}
     assert set(exact) == {"2", "3", "4", "6", "7", "9", "11"}
     assert {number: replayed.values[int(number)].hex for number in exact} == exact
+
+
+def test_a_firmware_file_tells_its_own_event_of_register_0(uki: Path, tmp_path: Path) -> None:
+    code = tmp_path / "code.fd"
+    code.write_bytes(GOOD)
+    done = json.loads(run(uki, "--firmware", code, "--json", "--bank", "sha256").stdout)
+    (event,) = done["partialEvents"]["sha256"]["0"]
+    assert event["digest"] == Digest.sha256(DXE).hex
+    assert event["type"] == "EV_EFI_PLATFORM_FIRMWARE_BLOB"
+    assert f"among its events {event['digest']}" in run(uki, "--firmware", code).stdout
+    code.write_bytes(b"something else")
+    other = run(uki, "--firmware", code)
+    assert other.exit_code == 0
+    assert "expected an OVMF build" in " ".join(other.stderr.split())
 
 
 def test_what_the_host_adds_to_the_command_line_moves_9_and_12_only(uki: Path) -> None:
@@ -201,6 +217,24 @@ def test_a_launch_digest_covers_the_kernel_only_where_there_is_one(uki: Path, fi
     assert "expected the kernel as well" in refusal(*common, "--command-line", "quiet").message
     assert "expected --firmware" in refusal("--platform", "sev-es").message
     assert "--guest-features: expected 0x" in refusal(*common, "--guest-features", "21").message
+
+
+def test_an_svsm_below_the_firmware_is_measured_with_it(uki: Path, firmware: Path, tmp_path: Path) -> None:
+    svsm, variables = tmp_path / "svsm.bin", tmp_path / "vars.fd"
+    svsm.write_bytes(
+        OvmfImage(
+            sev_sections=((0x800000, 0x9000, 1), (0x80D000, 0x1000, 2), (0x80E000, 0x1000, 3)),
+            extra=entry(SVSM_INFO, struct.pack("<I", 0x1000)),
+        ).build()
+    )
+    variables.write_bytes(bytes(0x4000))
+    common = ("--platform", "sev-snp", "--firmware", firmware, "--svsm", svsm, "--cpu", "EPYC-v4")
+    with_store = measured(*common, "--variables", variables)["measurements"]["LAUNCH_DIGEST"]
+    assert "size of the variable store (16384 bytes)" in with_store["needs"]
+    assert "expected --cpu and --variables" in refusal(*common).message
+    assert "and no image" in refusal(uki, *common, "--variables", variables).message
+    plain = ("--platform", "sev-snp", "--firmware", firmware, "--cpu", "EPYC-v4")
+    assert "only with --svsm" in refusal(*plain, "--variables", variables).message
 
 
 def test_a_trust_domain_shows_what_is_predicted_and_what_is_missing(uki: Path, firmware: Path) -> None:

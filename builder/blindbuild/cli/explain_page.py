@@ -40,7 +40,8 @@ body { color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sa
   max-width: 78rem; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 .soft { color: var(--soft); } .scroll { overflow-x: auto; }
-code, td.hex { font-family: ui-monospace, monospace; font-size: .85em; overflow-wrap: anywhere; } td.hex { min-width: 34ch; }
+code, td.hex { font-family: ui-monospace, monospace; font-size: .85em; overflow-wrap: anywhere; }
+td.hex { min-width: 34ch; }
 table { border-collapse: collapse; width: 100%; } td, th { text-align: left; vertical-align: top;
   padding: .2rem .5rem; border-bottom: 1px solid var(--line); } th { font-weight: 600; }
 tr.changed td:first-child { color: var(--changed); } tr.added td:first-child { color: var(--added); }

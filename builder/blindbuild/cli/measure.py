@@ -19,12 +19,15 @@ from blindbuild.cli.measure_options import (
     refuse_foreign,
 )
 from blindbuild.cli.measure_tdx import predict_tdx
-from blindbuild.cli.measure_uefi import CLOUDS, predict_boot
+from blindbuild.cli.measure_uefi import CLOUDS, predict_boot, read_firmware_event
 from blindbuild.cli.options import json_option, print_json
-from blindbuild.errors import UsageError
+from blindbuild.cli.render import print_warning
+from blindbuild.errors import FormatError, UsageError
 from blindbuild.formats.canonical import JsonValue
+from blindbuild.formats.printable import visible
 from blindbuild.manifest.registers import write_platform
 from blindbuild.measure.classification import Classification, Exact, Initial, OneOf, PlatformReference
+from blindbuild.measure.event import PredictedEvent
 from blindbuild.measure.platforms import PLATFORMS
 
 _UEFI_PLATFORMS = tuple(platform.identifier for platform in PLATFORMS)
@@ -59,7 +62,7 @@ def command(
     refuse_foreign(context, family, platform)
     if family in (UEFI, DIRECT, CLOUD):
         reference = predict_boot(_needed(image, platform), platform, options)
-        _report_registers(reference, as_json=as_json)
+        _report_registers(reference, _firmware_event(options, reference), as_json=as_json)
         return
     if family == SEV:
         prediction = predict_sev(image, platform, options)
@@ -86,14 +89,42 @@ def _needed(image: Path | None, platform: str) -> Path:
     return image
 
 
-def _report_registers(reference: PlatformReference, *, as_json: bool) -> None:
+def _firmware_event(options: MeasureOptions, reference: PlatformReference) -> PredictedEvent | None:
+    try:
+        return read_firmware_event(options, tuple(reference.banks))
+    except FormatError as error:
+        print_warning(
+            f"--firmware: expected an OVMF build, whose DXE volume is measured, got {error.message}"
+        )
+        return None
+
+
+def _report_registers(
+    reference: PlatformReference, firmware: PredictedEvent | None, *, as_json: bool
+) -> None:
     if as_json:
-        print_json({"platforms": [write_platform(reference)]})
+        print_json({"platforms": [write_platform(reference)], "partialEvents": _partial_events(firmware)})
         return
     for algorithm, registers in reference.banks.items():
         click.echo(algorithm.value)
         for number, rule in enumerate(registers):
             click.echo(f"  {number:>2}  {describe_rule(rule)}")
+            if firmware is not None and number == firmware.register:
+                click.echo(f"      among its events {firmware.digests[algorithm].hex} ({firmware.what})")
+
+
+def _partial_events(firmware: PredictedEvent | None) -> JsonValue:
+    """Return the events that are known of a register whose value is not, by bank and register."""
+    if firmware is None:
+        return {}
+    return {
+        algorithm.value: {
+            str(firmware.register): [
+                {"type": firmware.event_type.name, "digest": digest.hex, "what": firmware.what}
+            ]
+        }
+        for algorithm, digest in firmware.digests.items()
+    }
 
 
 def _report_guest(platform: str, prediction: GuestPrediction, *, as_json: bool) -> None:
@@ -102,13 +133,13 @@ def _report_guest(platform: str, prediction: GuestPrediction, *, as_json: bool) 
         return
     for item in prediction.measurements:
         click.echo(f"{item.name}  {item.digest}")
-        click.echo(f"  covers {item.what}")
+        click.echo(f"  covers {visible(item.what)}")
         for need in item.needs:
-            click.echo(f"  from   {need}")
+            click.echo(f"  from   {visible(need)}")
     for entry in prediction.unpredicted:
         click.echo(f"{entry.name}  not predicted: {entry.reason}")
         for need in entry.needs:
-            click.echo(f"  needs  {need}")
+            click.echo(f"  needs  {visible(need)}")
 
 
 def _guest_value(platform: str, prediction: GuestPrediction) -> JsonValue:

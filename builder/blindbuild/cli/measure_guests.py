@@ -6,19 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from blindbuild.cli.measure_options import MeasureOptions
+from blindbuild.cli.measure_options import MeasureOptions, refuse_given
 from blindbuild.errors import UsageError
 from blindbuild.host.file_source import FileSource
 from blindbuild.host.files import read_bytes
 from blindbuild.measure.eif import measure_eif
 from blindbuild.measure.named import NamedMeasurement, UnpredictedMeasurement
-from blindbuild.measure.snp import SnpLaunch, predict_sev_launch, predict_snp_launch
+from blindbuild.measure.snp import (
+    SNP_ACTIVE,
+    SnpLaunch,
+    SvsmLaunch,
+    predict_sev_launch,
+    predict_snp_launch,
+    predict_svsm_launch,
+)
 from blindbuild.measure.snp_cpu import qemu_cpu_signature
 from blindbuild.measure.snp_hashes import KernelHashes, hash_kernel
 from blindbuild.measure.snp_vmsa import Vmm
 
 MAX_FIRMWARE = 64 << 20  # bytes
 SEV_PLATFORMS = ("sev", "sev-es", "sev-snp")
+# Before SEV-SNP there are no guest features in a launch digest, and before SEV-ES no processors.
+_WITHOUT_EFFECT = {
+    "sev": ("processors", "cpu", "guest_features", "vmm"),
+    "sev-es": ("guest_features",),
+    "sev-snp": (),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +48,13 @@ def predict_sev(image: Path | None, platform: str, options: MeasureOptions) -> G
     Raises:
         BlindbuildError: an input that is malformed, or does not go with the others.
     """
+    refuse_given(options, _WITHOUT_EFFECT[platform], f" says nothing about platform {platform}")
+    if options.vmm != Vmm.QEMU.value:
+        refuse_given(options, ("cpu",), f": expected none with --vmm {options.vmm}, got {options.cpu}")
+    if options.svsm is not None:
+        return _predict_svsm(image, platform, options, options.svsm)
+    if options.variables is not None:
+        raise UsageError(f"platform {platform}: --variables counts only with --svsm")
     launch = SnpLaunch(
         firmware=read_firmware(options, platform),
         processors=options.processors,
@@ -46,6 +66,26 @@ def predict_sev(image: Path | None, platform: str, options: MeasureOptions) -> G
     if platform == "sev-snp":
         return GuestPrediction(predict_snp_launch(launch))
     return GuestPrediction(predict_sev_launch(launch, encrypted_state=platform == "sev-es"))
+
+
+def _predict_svsm(image: Path | None, platform: str, options: MeasureOptions, svsm: Path) -> GuestPrediction:
+    signature = _signature(options.cpu)
+    if platform != "sev-snp" or image is not None or options.vmm != "qemu":
+        raise UsageError(
+            "--svsm: expected platform sev-snp on QEMU and no image, which an SVSM does not hash"
+        )
+    if _parse_hex("--guest-features", options.guest_features) != SNP_ACTIVE:
+        raise UsageError(f"--svsm: expected guest features {SNP_ACTIVE:#x}, got {options.guest_features}")
+    if signature is None or options.variables is None:
+        raise UsageError("--svsm: expected --cpu and --variables as well")
+    launch = SvsmLaunch(
+        firmware=read_firmware(options, platform),
+        svsm=read_bytes(svsm, error=UsageError, limit_bytes=MAX_FIRMWARE),
+        variables_bytes=options.variables.stat().st_size,
+        processors=options.processors,
+        signature=signature,
+    )
+    return GuestPrediction(predict_svsm_launch(launch))
 
 
 def predict_eif(image: Path) -> GuestPrediction:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -49,6 +49,7 @@ class MeasureOptions:
     cpu: str | None = None
     guest_features: str = "0x1"
     vmm: str = "qemu"
+    svsm: Path | None = None
     direct: bool = False
     qemu: str | None = None
     memory_protection: str | None = None
@@ -108,7 +109,7 @@ OPTIONS = (
     _option(
         "variables",
         "--variables",
-        families=_BOOTS,
+        families=(*_BOOTS, SEV),
         type=_FILE,
         help="The firmware's variable file with the enrolled keys, such as OVMF_VARS_4M.fd.",
     ),
@@ -285,6 +286,13 @@ OPTIONS = (
         help="SEV_FEATURES of the guest.",
     ),
     _option(
+        "svsm",
+        "--svsm",
+        families=(SEV,),
+        type=_FILE,
+        help="A COCONUT-SVSM image below the firmware; with --variables, whose size counts.",
+    ),
+    _option(
         "vmm",
         "--vmm",
         families=(SEV,),
@@ -325,3 +333,21 @@ def refuse_foreign(context: click.Context, family: str, platform: str) -> None:
                 f"{name} says nothing about platform {platform}",
                 hint=f"it is for platforms of the kind {', '.join(option.families)}",
             )
+
+
+def refuse_given(options: MeasureOptions, fields: Collection[str], reason: str) -> None:
+    """Refuse options that would have no effect together with the others.
+
+    Args:
+        options: what was said.
+        fields: those of which none may be set to anything but its default.
+        reason: follows the option's name.
+
+    Raises:
+        UsageError: one is.
+    """
+    defaults = MeasureOptions()
+    for option in OPTIONS:
+        value = getattr(options, option.field)
+        if option.field in fields and value and value != getattr(defaults, option.field):
+            raise UsageError(f"{option.names[0].partition('/')[0]}{reason}")

@@ -30,8 +30,10 @@ from blindbuild.measure.boot import (
 )
 from blindbuild.measure.classification import PlatformReference
 from blindbuild.measure.direct import Confidential, DirectMachine, direct_load_options, measure_direct_kernel
+from blindbuild.measure.event import PredictedEvent
 from blindbuild.measure.kernel import measure_kernel
 from blindbuild.measure.log import predicted_log
+from blindbuild.measure.pcr00 import predict_dxe_volume
 from blindbuild.measure.platforms import Platform, find_platform
 from blindbuild.measure.profiles import (
     PROFILES,
@@ -49,6 +51,7 @@ from blindbuild.measure.uki import MeasuredUki, measure_uki
 
 CLOUDS = tuple(profile.identifier for profile in PROFILES)
 MAX_SMALL_FILE = 64 << 20  # bytes: firmware, its variables, key lists, addons; all far below
+MAX_INITRD = 1 << 29  # bytes of one that is held in memory, because it goes to a UKI's stub
 _SHOW_FROM = 256 << 20  # bytes; less is hashed in well under two seconds
 _VERSION = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})(?:\.[0-9]{1,3})?\Z")
 
@@ -75,6 +78,19 @@ def predict_boot(image: Path, platform: str, options: MeasureOptions) -> Platfor
         name = platform.replace("-q35-", "-direct-")
         return replace(reference, identifier=name, kind="qemu-direct")
     return reference
+
+
+def read_firmware_event(
+    options: MeasureOptions, algorithms: Sequence[HashAlgorithm]
+) -> PredictedEvent | None:
+    """Return the event of register 0 that the firmware's file decides, None without a file.
+
+    Raises:
+        FormatError: the file is no OVMF build.
+    """
+    if options.firmware is None:
+        return None
+    return predict_dxe_volume(read_small(options.firmware), algorithms)
 
 
 def _predict_cloud(
@@ -261,6 +277,8 @@ def _measure_uki_or_kernel(
     confidential: Confidential = Confidential.NONE,
 ) -> MeasuredImage:
     text = options.load_options
+    if any(0xD800 <= ord(character) <= 0xDFFF for character in text):
+        raise UsageError(f"--load-options: expected text in UTF-8, got {text[:80]!r}")
     if not _is_uki(source):
         _refuse_stub_inputs(options)
         measured = measure_kernel(source, algorithms)
@@ -272,8 +290,16 @@ def _measure_uki_or_kernel(
         load_options=text,
         addons=tuple(Addon(name=path.name, image=read_small(path)) for path in options.addons),
         smbios_command_line=options.smbios_command_line,
+        previous_initrd=_registered_initrd(options),
     )
     return measure_uki(source, algorithms, inputs=inputs, stub_version=options.stub_version)
+
+
+def _registered_initrd(options: MeasureOptions) -> bytes:
+    """Return the initrd that firmware registers for whatever QEMU's -kernel starts."""
+    if not options.direct or options.initrd is None:
+        return b""
+    return read_bytes(options.initrd, error=UsageError, limit_bytes=MAX_INITRD)
 
 
 def _measure_direct_kernel(

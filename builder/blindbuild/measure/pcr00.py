@@ -38,7 +38,6 @@ def predict_firmware(
     algorithms = tuple(algorithms)
     if "\0" in version or not version.isascii():
         raise MeasureError(f"firmware version: expected ASCII without NUL, got {version[:80]!r}")
-    volume = find_dxe_volume(flash)
     return (
         measured_event(
             0,
@@ -47,11 +46,21 @@ def predict_firmware(
             f"firmware version {version or '(empty)'}",
             algorithms=algorithms,
         ),
-        PredictedEvent(
-            0,
-            EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB,
-            hash_in_banks((volume,), algorithms),
-            struct.pack("<QQ", DXE_VOLUME_ADDRESS, len(volume)),
-            "volume of the DXE phase",
-        ),
+        predict_dxe_volume(flash, algorithms),
+    )
+
+
+def predict_dxe_volume(flash: bytes, algorithms: Iterable[HashAlgorithm]) -> PredictedEvent:
+    """Return the event of the DXE phase's volume, which the file alone decides.
+
+    Raises:
+        FormatError: the file is no OVMF build.
+    """
+    volume = find_dxe_volume(flash)
+    return PredictedEvent(
+        0,
+        EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB,
+        hash_in_banks((volume,), algorithms),
+        struct.pack("<QQ", DXE_VOLUME_ADDRESS, len(volume)),
+        "volume of the DXE phase",
     )
