@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from blindbuild.cli.measure_guests import GuestPrediction, read_firmware
-from blindbuild.cli.measure_options import MeasureOptions
+from blindbuild.cli.measure_options import OPTIONS, TDX, MeasureOptions, refuse_given
 from blindbuild.cli.measure_uefi import (
     describe_boot,
     measure_image,
@@ -33,6 +33,9 @@ from blindbuild.measure.tdx_registers import (
 from blindbuild.measure.uki import MeasuredUki
 
 SEPARATOR_IN_RTMR1_SINCE = 202408  # edk2 efaf8931bb
+EARLY_ITEMS_SINCE = 202505  # edk2 2eac71a1ee
+_FIRMWARE_ALONE = ("firmware", "page_order")  # what MRTD is from
+_PASSED_ON = ("initrd", "command_line", "qemu")  # what only -kernel makes use of
 _BANKS = (HashAlgorithm.SHA384,)  # the only one that TDX has
 
 
@@ -42,6 +45,11 @@ def predict_tdx(image: Path | None, options: MeasureOptions) -> GuestPrediction:
     Raises:
         BlindbuildError: an input that is malformed, or does not go with the others.
     """
+    if image is None:
+        boot = {option.field for option in OPTIONS if TDX in option.families} - set(_FIRMWARE_ALONE)
+        refuse_given(options, boot, ": expected an image that boots, got none")
+    if not options.direct:
+        refuse_given(options, _PASSED_ON, ": expected --direct with it, got an image on a disk")
     firmware = read_firmware(options, "tdx")
     events, version = ((), None) if image is None else _events(image, options)
     prediction = predict_tdx_launch(
@@ -49,6 +57,7 @@ def predict_tdx(image: Path | None, options: MeasureOptions) -> GuestPrediction:
             firmware=firmware,
             page_order=PageOrder(options.page_order),
             memory_bytes=None if options.memory is None else options.memory << 20,
+            early=None if options.edk2 >= EARLY_ITEMS_SINCE else (),
             platform=_acpi(options),
             boot_variables=_boot_variables(options.boot_variables),
             separator_in_rtmr1=options.edk2 >= SEPARATOR_IN_RTMR1_SINCE,

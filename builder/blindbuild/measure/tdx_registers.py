@@ -65,7 +65,8 @@ class TdxLaunch:
         page_order: of the VMM.
         memory_bytes: the guest's memory under QEMU's q35, from which its list follows; or
         td_hob: the digest of that list, from another VMM's log; None for both leaves RTMR0 open.
-        early: what firmware measures before Secure Boot's variables (edk2 202505 and later: fw_cfg items).
+        early: what firmware measures before Secure Boot's variables (edk2 202505 and later: fw_cfg items);
+            None leaves RTMR0 open.
         platform: what it measures after them, in order; with QEMU `acpi_data`. None leaves RTMR0 open.
         boot_variables: data of BootOrder and of each Boot#### that it names; None leaves RTMR0 open.
         separator_in_rtmr1: false for edk2 before 202408, which put the last separator into RTMR0.
@@ -77,7 +78,7 @@ class TdxLaunch:
     page_order: PageOrder = PageOrder.INTERLEAVED
     memory_bytes: int | None = None
     td_hob: Digest | None = None
-    early: tuple[PlatformData, ...] = ()
+    early: tuple[PlatformData, ...] | None = ()
     platform: tuple[PlatformData, ...] | None = None
     boot_variables: tuple[tuple[str, bytes], ...] | None = None
     separator_in_rtmr1: bool = True
@@ -173,6 +174,8 @@ def _missing_for_rtmr0(launch: TdxLaunch) -> tuple[str, ...]:
     missing = []
     if launch.memory_bytes is None and launch.td_hob is None:
         missing.append("memory size, or the digest of the VMM's list of memory (TD HOB)")
+    if launch.early is None:
+        missing.append("fw_cfg items and SMBIOS tables, which edk2 measures since 202505")
     if launch.platform is None:
         missing.append("ACPI blobs of the machine (they follow QEMU's version, processors and devices)")
     if launch.boot_variables is None:
@@ -248,7 +251,7 @@ def _before_dxe(launch: TdxLaunch, sections: Sequence[TdxSection]) -> Iterator[P
             data = launch.firmware[section.data]
             what = "variable store (CFV)"
             yield _platform_event(PlatformData(what, data, EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB2, blob))
-    yield from (_platform_event(data) for data in launch.early)
+    yield from (_platform_event(data) for data in launch.early or ())
 
 
 def _boot_variables(launch: TdxLaunch) -> Iterator[PredictedEvent]:
