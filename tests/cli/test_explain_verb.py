@@ -184,6 +184,10 @@ def test_logs_of_confidential_guests_have_registers_of_their_own(place: Path) ->
         (("--statement", "statement.json", "--platform", "other"), "expected a platform of the statement"),
         (("--bank", "sha512"), "expected a bank that all sides have (sha256, sha384), got sha512"),
         (("--register", "24"), "expected registers 0 to 23, got [24]"),
+        (("--platform", "other"), "expected --statement with it"),
+        ((".",), ".: expected a log, got a directory"),
+        (("statement.json",), "statement.json: expected a log, got a statement or a manifest"),
+        (("manifest.dsse.json",), "manifest.dsse.json: expected a log, got a statement or a manifest"),
     ],
 )
 def test_wrong_usage_is_told(
@@ -193,6 +197,34 @@ def test_wrong_usage_is_told(
     error = refused(explain("honest.bin", *more), UsageError)
     assert reason in error.message
     assert error.exit_code == 2
+
+
+def test_a_number_means_the_rtmr_of_that_number(place: Path) -> None:
+    (place / "one").write_bytes(cc_log(b"Calling EFI Application from Boot Option"))
+    found = json.loads(explain(place / "one", "--json", "--register", "1").stdout)
+    assert found["replayed"]["sha384"].keys() == {"RTMR1"}
+    error = refused(explain(place / "one", "--register", "4"), UsageError)
+    assert "expected registers 0 to 3, got [4]" in error.message
+
+
+def test_a_log_of_tcg_1_2_that_begins_with_the_firmwares_version_is_no_canonical_log(place: Path) -> None:
+    version = "v2\0".encode("utf-16-le")
+    digest = hashlib.sha1(version).digest()  # noqa: S324
+    head = (0).to_bytes(4, "little") + (8).to_bytes(4, "little")  # PCR 0, EV_S_CRTM_VERSION
+    (place / "old").write_bytes(head + digest + len(version).to_bytes(4, "little") + version)
+    found = json.loads(explain(place / "old", "--json").stdout)
+    assert (found["format"], found["bank"]) == ("tcg", "sha1")
+    assert found["replayed"]["sha1"]["0"] == hashlib.sha1(bytes(20) + digest).hexdigest()  # noqa: S324
+
+
+def test_what_is_no_log_is_named_and_what_one_is_is_said(place: Path) -> None:
+    (place / "notes.txt").write_text("not a log")
+    error = refused(explain(place / "honest.bin", place / "notes.txt"), FormatError)
+    assert error.message.startswith(f"{place / 'notes.txt'}: ")
+    assert "binary_bios_measurements" in (error.hint or "")
+    error = refused(explain(place / "honest.bin", "--statement", place / "notes.txt"), FormatError)
+    assert error.message.startswith(f"{place / 'notes.txt'}: ")
+    assert "statement.json" in (error.hint or "")
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"rubbish", b"\0\0\0\0\x08"])

@@ -25,12 +25,12 @@ from blindbuild.formats.tcglog import ReplayedLog
 from blindbuild.host.files import write_atomically
 from blindbuild.verify.explain import Difference, explain_differences, explain_logs
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_LOG = click.Path(exists=True, path_type=Path)  # a directory is refused where it can be said what to do
 
 
 @click.command("explain")
-@click.argument("log", type=_FILE)
-@click.argument("other", required=False, type=_FILE)
+@click.argument("log", type=_LOG)
+@click.argument("other", required=False, type=_LOG)
 @click.option(
     "--statement",
     type=click.Path(exists=True, path_type=Path),
@@ -38,7 +38,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--platform", help="The platform of the statement [default: the one that fits best].")
 @click.option("--bank", type=click.Choice(["sha1", "sha256", "sha384", "sha512"]), help="The bank to show.")
-@click.option("--register", "registers", type=int, multiple=True, help="Only this register; repeatable.")
+@click.option("--register", "registers", type=int, multiple=True, help="Only this PCR or RTMR; repeatable.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="auto", help="The format of the logs.")
 @click.option(
     "--html",
@@ -68,14 +68,15 @@ def command(
     """
     if other is not None and statement is not None:
         raise UsageError("expected either a second log or --statement, got both")
-    choice = Choice(bank, platform, frozenset(registers))
+    if platform is not None and statement is None:
+        raise UsageError("--platform: expected --statement with it, whose platforms it chooses from")
     first = read_log(log, form=form)
+    choice = Choice(bank, platform, _find_registers(first, registers))
     if statement is not None:
         report = _against_statement(first, statement, choice)
     elif other is not None:
         report = _against_log(first, read_log(other, form=form), str(log), choice)
     else:
-        _check_registers(first, choice)
         report = Report(first, choose_bank(bank, first.log.algorithms), registers=choice.registers)
     _show(report, html=html, as_json=as_json)
     _refuse(report)
@@ -105,7 +106,6 @@ def _refuse(report: Report) -> None:
 
 
 def _against_statement(log: NamedLog, path: Path, choice: Choice) -> Report:
-    _check_registers(log, choice)
     match, bank = choose_match(read_statement(path), log, bank=choice.bank, platform=choice.platform)
     return Report(
         log=log,
@@ -127,7 +127,6 @@ def _replayable(log: NamedLog, bank: HashAlgorithm) -> ReplayedLog | None:
 def _against_log(expected: NamedLog, got: NamedLog, name: str, choice: Choice) -> Report:
     if expected.tpm != got.tpm:
         raise UsageError("expected two logs of the same registers, got a TPM's and a confidential guest's")
-    _check_registers(got, choice)
     bank = choose_bank(choice.bank, expected.log.algorithms, got.log.algorithms)
     differences = explain_logs(expected.replayed(bank), got.replayed(bank), tpm=got.tpm)
     return Report(
@@ -139,9 +138,13 @@ def _against_log(expected: NamedLog, got: NamedLog, name: str, choice: Choice) -
     )
 
 
-def _check_registers(log: NamedLog, choice: Choice) -> None:
-    if any(not 0 <= register < len(log.names) for register in choice.registers):
-        raise UsageError(f"expected registers 0 to {len(log.names) - 1}, got {sorted(choice.registers)}")
+def _find_registers(log: NamedLog, numbers: tuple[int, ...]) -> frozenset[int]:
+    """Return the registers meant, as the log counts them: that of a confidential guest counts MRTD too."""
+    first = 0 if log.tpm else log.names.index("RTMR0")
+    last = len(log.names) - 1 - first
+    if any(not 0 <= number <= last for number in numbers):
+        raise UsageError(f"expected registers 0 to {last}, got {sorted(numbers)}")
+    return frozenset(number + first for number in numbers)
 
 
 def _show(report: Report, *, html: Path | None, as_json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from blindbuild.cli.naming import reading
 from blindbuild.cli.outputs import MANIFEST, STATEMENT
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import FormatError, UsageError, VerificationError
@@ -27,9 +28,16 @@ from blindbuild.verify.session import MAX_SESSION
 
 PCR_NAMES = tuple(f"PCR {register}" for register in range(REGISTER_COUNT))
 _PREFERRED = (HashAlgorithm.SHA256, HashAlgorithm.SHA384, HashAlgorithm.SHA512, HashAlgorithm.SHA1)
-_TLV_STARTS = (b"\0\0\0\0\x08", b"\0\0\0\0\x04")  # a record number of 8 or 4 bytes
+_TLV_NUMBERS = {b"\0\0\0\0\x08": 8, b"\0\0\0\0\x04": 4}  # a record number of 8 or 4 bytes
+_TLV_REGISTERS = (b"\1\0\0\0\x04", b"\1\0\0\0\x01")  # the register that follows it
+_STATEMENT_STARTS = (b'{"_type"', b'{"payload')
+_LOGS = (
+    "a log is Linux's binary_bios_measurements or CCEL, a canonical event log,"
+    " or a session that `blindbuild verify --save` wrote"
+)
 _TD_SHIM = b"td-shim"
 _SPEC_ID_AT = 32  # offset of the first event's data
+_STATEMENTS = "name a statement.json, a manifest.dsse.json, or the image directory that has one"
 FORMATS = ("auto", "tcg", "ccel", "cel")
 
 
@@ -72,11 +80,26 @@ def read_log(path: Path, *, form: str = "auto") -> NamedLog:
         UsageError: the file cannot be read.
         FormatError: it is in none of the formats.
     """
+    if path.is_dir():
+        raise UsageError(
+            f"{path}: expected a log, got a directory",
+            hint=f"to compare with an image: blindbuild explain LOG --statement {path}",
+        )
     data = read_bytes(path, error=UsageError, limit_bytes=MAX_SESSION)
+    if form == "auto" and data.startswith(_STATEMENT_STARTS):
+        raise UsageError(
+            f"{path}: expected a log, got a statement or a manifest",
+            hint=f"to compare with it: blindbuild explain LOG --statement {path}",
+        )
+    with reading(path, hint=_LOGS):
+        return _parse_log(data, form)
+
+
+def _parse_log(data: bytes, form: str) -> NamedLog:
     start = data[:64].lstrip()[:1]
     if form == "auto" and start == b"{":
         return _session_log(data)
-    if form == "cel" or (form == "auto" and (start == b"[" or data[:5] in _TLV_STARTS)):
+    if form == "cel" or (form == "auto" and (start == b"[" or _looks_like_tlv(data))):
         if start == b"[":
             return NamedLog("cel-json", log_from_cel(parse_cel_json(data)), PCR_NAMES)
         return NamedLog("cel-tlv", log_from_cel(parse_cel_tlv(data)), PCR_NAMES)
@@ -84,6 +107,12 @@ def read_log(path: Path, *, form: str = "auto") -> NamedLog:
         area = parse_cc_event_log(data)
         return NamedLog("ccel", area.log, CC_REGISTERS, area)
     return NamedLog("tcg", parse_event_log(data), PCR_NAMES)
+
+
+def _looks_like_tlv(data: bytes) -> bool:
+    # the first five bytes alone are also those of a TCG 1.2 log that begins with EV_S_CRTM_VERSION in PCR 0
+    size = _TLV_NUMBERS.get(data[:5])
+    return size is not None and data[5 + size : 10 + size] in _TLV_REGISTERS
 
 
 def _looks_like_cc(data: bytes) -> bool:
@@ -113,10 +142,11 @@ def read_statement(path: Path) -> Statement:
     """
     if path.is_dir():
         path = path / STATEMENT if (path / STATEMENT).is_file() else path / MANIFEST
-    data = read_bytes(path, error=UsageError, hint="name a statement.json", limit_bytes=MAX_ENVELOPE)
-    if not data.startswith(b'{"_type"'):  # the first key of every statement, as its keys are sorted
-        data = parse_envelope(data).payload
-    return parse_statement(data)
+    data = read_bytes(path, error=UsageError, hint=_STATEMENTS, limit_bytes=MAX_ENVELOPE)
+    with reading(path, hint=_STATEMENTS):
+        if not data.startswith(b'{"_type"'):  # the first key of every statement, as its keys are sorted
+            data = parse_envelope(data).payload
+        return parse_statement(data)
 
 
 def choose_bank(chosen: str | None, *banks: tuple[HashAlgorithm, ...]) -> HashAlgorithm:
