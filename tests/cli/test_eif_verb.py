@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from blindbuild.cli.eif import command
-from blindbuild.errors import EifError, UsageError
+from blindbuild.errors import BlindbuildError, EifError, UsageError
 from tests.fakes.enclave_image import (
     CERTIFICATE,
     COMMAND_LINE,
@@ -87,8 +87,10 @@ def test_a_failed_run_leaves_no_file_and_an_old_one_as_it_was(tmp_path: Path, pa
         ((), "expected --output"),
         (("{image}", "--kernel", "{image}"), "expected --output"),
         (("{uki}",), "expected an EIF to read, or --output"),
-        (("-o", "{out}"), "expected a UKI, or all of"),
-        (("--kernel", "{uki}", "--command-line", "a", "-o", "{out}"), "expected a UKI, or all of"),
+        (("{image}", "--name", "a"), "expected --output with them"),
+        (("-o", "{out}"), "--command-line and --ramdisk, got none"),
+        (("--kernel", "{uki}", "--command-line", "a", "-o", "{out}"), "got --kernel, --command-line"),
+        (("{image}", "-o", "{out}"), "a.eif: expected a UKI to convert, got an EIF"),
         (("{uki}", "--command-line", "a", "-o", "{out}"), "got both"),
         (("{uki}", "--sign-key", "{uki}", "-o", "{out}"), "together"),
     ],
@@ -108,4 +110,15 @@ def test_a_call_that_cannot_work_is_wrong_usage(
 def test_a_damaged_image_is_our_error(tmp_path: Path) -> None:
     image = tmp_path / "damaged.eif"
     image.write_bytes(image_bytes(make_enclave())[:-1])
-    assert isinstance(run(image).exception, EifError)
+    error = run(image).exception
+    assert isinstance(error, EifError)
+    assert error.message.startswith(f"{image}: EIF: ")
+
+
+def test_a_kernel_without_a_stub_is_told_which_options_take_it(tmp_path: Path) -> None:
+    kernel = tmp_path / "vmlinuz"
+    kernel.write_bytes(make_bzimage())
+    error = run(kernel, "-o", tmp_path / "out.eif").exception
+    assert isinstance(error, BlindbuildError)
+    assert str(kernel) in error.message
+    assert "--kernel, --command-line and --ramdisk" in (error.hint or "")

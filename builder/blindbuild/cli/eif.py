@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from blindbuild.assemble.eif import EifMetadata, EifSigner, build_eif, load_signer, split_uki
+from blindbuild.cli.naming import reading
 from blindbuild.cli.options import json_option, print_json
 from blindbuild.errors import UsageError
 from blindbuild.formats.eif import MAGIC
@@ -58,6 +59,8 @@ def command(
     """
     parts = _Parts(image, kernel, command_line, ramdisks)
     if output is None:
+        if name or build_time or sign_key or sign_certificate:
+            raise UsageError("--name, --build-time and --sign-…: expected --output with them, got none")
         _report(*_read(parts), as_json)
         return
     metadata = EifMetadata(name=name or output.stem, version=image_version, build_time=build_time)
@@ -79,29 +82,49 @@ class _Parts:
     ramdisks: tuple[Path, ...]
 
     @property
-    def are_named(self) -> bool:
-        return self.kernel is not None or self.command_line is not None or bool(self.ramdisks)
+    def names(self) -> str:
+        """The options that were given besides the image."""
+        given = {
+            "--kernel": self.kernel is not None,
+            "--command-line": self.command_line is not None,
+            "--ramdisk": bool(self.ramdisks),
+        }
+        return ", ".join(name for name, is_given in given.items() if is_given)
 
 
 def _read(parts: _Parts) -> tuple[Path, tuple[NamedMeasurement, ...]]:
-    if parts.image is None or parts.are_named:
+    if parts.image is None or parts.names:
         raise UsageError("expected --output, where the image goes, or nothing but an EIF to read")
     with FileSource(parts.image) as source:
-        if source.size < len(MAGIC) or source.read(0, len(MAGIC)) != MAGIC:
+        if not _is_eif(source):
             raise UsageError(f"{parts.image}: expected an EIF to read, or --output, where one goes")
-        return parts.image, measure_eif(source)
+        with reading(parts.image):
+            return parts.image, measure_eif(source)
+
+
+def _is_eif(source: Source) -> bool:
+    return source.size >= len(MAGIC) and source.read(0, len(MAGIC)) == MAGIC
 
 
 def _open(parts: _Parts, stack: contextlib.ExitStack) -> tuple[Source, str, list[Source]]:
     if parts.image is not None:
-        if parts.are_named:
+        if parts.names:
             raise UsageError("expected a UKI, or --kernel, --command-line and --ramdisk, got both")
-        kernel, command_line, initrd = split_uki(stack.enter_context(FileSource(parts.image)))
-        return kernel, command_line, [initrd]
+        return _split(parts.image, stack.enter_context(FileSource(parts.image)))
     if parts.kernel is None or parts.command_line is None or not parts.ramdisks:
-        raise UsageError("expected a UKI, or all of --kernel, --command-line and --ramdisk")
+        raise UsageError(
+            f"expected a UKI, or all of --kernel, --command-line and --ramdisk, got {parts.names or 'none'}"
+        )
     opened, *disks = (stack.enter_context(FileSource(path)) for path in (parts.kernel, *parts.ramdisks))
     return opened, parts.command_line, list(disks)
+
+
+def _split(path: Path, image: Source) -> tuple[Source, str, list[Source]]:
+    if _is_eif(image):
+        raise UsageError(f"{path}: expected a UKI to convert, got an EIF", hint="without --output it is read")
+    with reading(path, hint="of a kernel without a stub: --kernel, --command-line and --ramdisk"):
+        kernel, command_line, initrd = split_uki(image)
+    return kernel, command_line, [initrd]
 
 
 def _load_signer(key: Path | None, certificate: Path | None) -> EifSigner | None:
@@ -112,7 +135,8 @@ def _load_signer(key: Path | None, certificate: Path | None) -> EifSigner | None
     key_pem, certificate_pem = (
         read_bytes(path, error=UsageError, limit_bytes=_MAX_PEM_BYTES) for path in (key, certificate)
     )
-    return load_signer(key_pem, certificate_pem)
+    with reading(certificate):
+        return load_signer(key_pem, certificate_pem)
 
 
 def _report(path: Path, measurements: Sequence[NamedMeasurement], as_json: bool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from blindbuild.assemble.disk import build_disk
+from blindbuild.cli.naming import reading
 from blindbuild.cli.outputs import STATEMENT, check_image
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import UsageError
@@ -71,7 +72,7 @@ def sign_for_secure_boot(
     disk = target.with_suffix(".raw") if taken else None
     _check_targets(target, disk, taken)
     certificates = load_certificates(read_bytes(certificate, error=UsageError, limit_bytes=MAX_CHAIN))
-    with _open_signer(key) as signer:
+    with _open_signer(key) as signer, reading(unsigned_path):
         signed = sign_boot_image(unsigned, signer, certificates, replace=replace)
     if disk is not None:
         write_atomically(disk, build_disk(signed))
