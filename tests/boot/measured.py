@@ -79,14 +79,14 @@ def predict(config: MachineConfig, measured: MeasuredImage, boot: UefiBoot) -> P
     return PredictedBoot(replace(config, tpm_transcript=True), reference)
 
 
-def secure_machine(lab: Lab, release: Release, disk: Path) -> MachineConfig:
+def secure_machine(lab: Lab, release: Release, disk: Path, *, keys: SecureBootKeys = KEYS) -> MachineConfig:
     """A machine that starts what the lab's `db` key signed, and nothing else."""
     config = lab.machine(release.directory)
     return replace(
         config,
         disk=disk,
         firmware_code=secure_code(lab, release.recipe),
-        firmware_vars=enrol_keys(config.firmware_vars, KEYS),
+        firmware_vars=enrol_keys(config.firmware_vars, keys),
         secure_flash=True,
     )
 

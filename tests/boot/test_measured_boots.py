@@ -28,9 +28,11 @@ from blindbuild.machine.transcript import Extend, read_extends, replay_extends
 from blindbuild.measure.boot import BootPath, UefiBoot
 from blindbuild.measure.direct import DirectMachine, direct_load_options, measure_direct_kernel
 from blindbuild.measure.kernel import measure_kernel
+from blindbuild.measure.pcr04 import CALLING_APPLICATION
 from blindbuild.measure.pcr07 import predict_pcr07
 from blindbuild.measure.stub_inputs import StubInputs
 from blindbuild.measure.uki import measure_uki
+from tests.boot.beside import extends_until_handover
 from tests.boot.lab import ROOT, Lab, statement_of
 from tests.boot.measured import (
     PredictedBoot,
@@ -112,6 +114,16 @@ def direct_uki(lab: Lab, release: Release, directory: Path) -> PredictedBoot:
     return predict(config, measured, UefiBoot(platform=release.platform, path=BootPath.DIRECT))
 
 
+def direct_uki_with_secure_boot(lab: Lab, release: Release, directory: Path) -> PredictedBoot:
+    signed = sign_uki(release.uki)
+    files = DirectBoot(kernel=directory / "uki", command_line="ignored=1")
+    files.kernel.write_bytes(signed)
+    machine = replace(secure_machine(lab, release, files.kernel), disk=None, direct=files)
+    boot = UefiBoot(platform=release.secure_platform, secure_boot=secure_state(signed), path=BootPath.DIRECT)
+    inputs = replace(SECURE, load_options=files.command_line)
+    return predict(machine, measure_uki(signed, BANKS, inputs=inputs), boot)
+
+
 def qemu_version() -> tuple[int, int]:
     """Major and minor version of the QEMU that will hand the kernel over."""
     said = run(QEMU, ["--version"], timeout_s=60.0).stdout.decode()
@@ -130,6 +142,7 @@ ANSWERING = [
     (TRIXIE, direct_kernel, {4, 9, 11}),
     (BOOKWORM, direct_kernel, {4, 9, 11}),
     (TRIXIE, direct_uki, {4, 9, 12}),
+    (TRIXIE, direct_uki_with_secure_boot, {0, 4, 7}),
 ]
 
 
@@ -191,6 +204,20 @@ def test_firmware_refuses_an_image_that_db_does_not_vouch_for(
     assert extended(extends, 7) == [event.digests[SHA256] for event in policy]  # and no authority
     assert authenticode not in extended(extends, 4)
     assert not [extend for extend in extends if extend.register in (8, 9, 11, 12, 13)]
+
+
+def test_a_direct_kernel_that_db_does_not_vouch_for_runs_and_register_4_is_what_tells(
+    lab: Lab, releases: dict[str, Release], tmp_path: Path
+) -> None:
+    """CVE-2025-2296: this firmware then starts it by a loader that measures nothing, Secure Boot or not."""
+    release = releases[TRIXIE]
+    boot = direct_kernel(lab, release, tmp_path)
+    machine = replace(secure_machine(lab, release, tmp_path), disk=None, direct=boot.config.direct)
+    extends = extends_until_handover(machine)
+    policy = predict_pcr07(BANKS, secure_boot_data=b"\x01", state=secure_state(sign_uki(release.uki)))
+    assert extended(extends, 7) == [event.digests[SHA256] for event in policy]  # and no authority
+    assert extended(extends, 4) == [Digest.sha256(CALLING_APPLICATION), Digest.sha256(bytes(4))]
+    assert not [extend for extend in extends if extend.register in (8, 9, 10, 11, 12, 13)]
 
 
 def test_a_kernel_without_anything_around_it_is_measured_as_one_file(

@@ -154,6 +154,17 @@ def test_a_kernel_measures_what_it_is_given() -> None:
         assert (len(events), events[0].what) == (count, first)
 
 
+def test_a_kernel_that_qemu_changes_has_no_signature_that_holds() -> None:
+    changed = MeasuredKernel(digests(b"kernel"), changed=True)
+    with pytest.raises(MeasureError, match="expected the kernel as it was signed, got one that QEMU changes"):
+        boot_events(changed, UefiBoot(platform=SECURE, secure_boot=KEYS, path=BootPath.DIRECT))
+    assert boot_events(changed, UefiBoot(platform=PLAIN, path=BootPath.DIRECT))
+    assert boot_events(
+        replace(changed, changed=False),
+        UefiBoot(platform=SECURE, secure_boot=KEYS, path=BootPath.DIRECT),
+    )
+
+
 def test_what_the_stub_measures_into_12_and_13_is_exact_and_else_they_are_initial() -> None:
     extra = {
         register: measured_event(register, EventType.EV_IPL, b"x", "x", algorithms=(SHA256,))

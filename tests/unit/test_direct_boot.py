@@ -161,6 +161,7 @@ def test_a_kernel_is_measured_as_the_firmware_gets_it() -> None:
     )
     assert new.authenticode == authenticode_digests(kernel, (SHA256,))
     assert (new.load_options, new.initrd) == (b"", None)
+    assert (old.changed, new.changed) == (True, False)
 
 
 def test_an_initrd_may_come_from_a_file_and_an_empty_one_is_none() -> None:

@@ -11,7 +11,9 @@ import pytest
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import MeasureError, PeError
 from blindbuild.formats.authenticode import authenticode_digests
+from blindbuild.formats.tcgevent import EventType
 from blindbuild.measure.command_line import decode_command_line
+from blindbuild.measure.event import measured_event
 from blindbuild.measure.pcr11 import predict_pcr11
 from blindbuild.measure.pcr12 import order_stub_events
 from blindbuild.measure.stub_inputs import Addon, NamedFiles, StubInputs
@@ -154,6 +156,17 @@ def test_in_the_log_the_profile_comes_first_and_extensions_before_payloads_of_ad
     ordered = order_stub_events(sections, result.pcr12, result.pcr13)
     profile, smbios, payload = result.pcr12
     assert ordered == (profile, *sections, smbios, *result.pcr13, payload)
+
+
+def test_in_the_log_addons_are_loaded_after_load_options_and_before_other_command_lines() -> None:
+    one = Addon(name="a.addon.efi", image=addon((".cmdline", b"more")))
+    inputs = StubInputs(profile=1, load_options="given", smbios_command_line="x", addons=(one,))
+    result = measured(uki(257, *PROFILES), inputs)
+    sections = predict_pcr11(result.sections, result.rules)
+    loaded = (measured_event(4, EventType.EV_EFI_BOOT_SERVICES_APPLICATION, b"", "", algorithms=[SHA256]),)
+    profile, given, addons, smbios = result.pcr12
+    ordered = order_stub_events(sections, result.pcr12, (), loaded)
+    assert ordered == (profile, *sections, given, *loaded, addons, smbios)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,8 @@ def boot_events(measured: MeasuredImage, boot: UefiBoot) -> tuple[PredictedEvent
     taken to succeed at the first call.
 
     Raises:
-        MeasureError: the image was measured for another Secure Boot state, or the authority is missing.
+        MeasureError: the image was measured for another Secure Boot state, the authority is missing, or no
+            signature holds.
     """
     algorithms = tuple(measured.authenticode)
     state = boot.secure_boot
@@ -161,8 +162,12 @@ def _image_events(measured: MeasuredImage, boot: UefiBoot) -> tuple[PredictedEve
         else (predict_application(inner, "Authenticode digest of the kernel in the image"),)
     )
     return (
-        *order_stub_events(predict_pcr11(measured.sections, measured.rules), measured.pcr12, measured.pcr13),
-        *_addon_events(measured, boot),
+        *order_stub_events(
+            predict_pcr11(measured.sections, measured.rules),
+            measured.pcr12,
+            measured.pcr13,
+            _addon_events(measured, boot),
+        ),
         *kernel,
         *predict_pcr09(
             options=measured.load_options,
@@ -223,4 +228,10 @@ def _check_state(measured: MeasuredImage, state: SecureBootState) -> None:
             f"expected a UKI that was measured with Secure Boot {'on' if state.enabled else 'off'}, "
             f"got one measured for the other state",
             hint="measure_uki(…, inputs=StubInputs(secure_boot=…))",
+        )
+    if isinstance(measured, MeasuredKernel) and measured.changed and state.enabled:
+        # Booted: OVMF 2025.02 then runs it by another loader, and measures nothing (CVE-2025-2296).
+        raise MeasureError(
+            "Secure Boot: expected the kernel as it was signed, got one that QEMU changes on its way",
+            hint="QEMU 10.0 with edk2 202502 hands it over as it is; a UKI is never changed",
         )

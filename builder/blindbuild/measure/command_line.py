@@ -14,6 +14,7 @@ from blindbuild.errors import MeasureError
 from blindbuild.measure.stub import StubRules
 from blindbuild.measure.stub_inputs import StubInputs
 
+LOAD_OPTIONS = "load options of the boot option"
 MAX_TEXT = 1 << 20  # bytes; Linux takes 2 KiB of a command line on x86
 
 _LAST_CONTROL = 0x1F
@@ -119,7 +120,7 @@ def settle_command_line(
     measured: list[tuple[str, str]] = []
     text = _load_options(inputs, rules, embedded is not None)
     if text is not None:
-        measured.append((text, "load options of the boot option"))
+        measured.append((text, LOAD_OPTIONS))
     elif embedded is not None:
         text = mangle(decode_command_line(embedded), rules, "section .cmdline")
     for addon in addons:

@@ -122,6 +122,7 @@ def measure_direct_kernel(
         authenticode=authenticode_digests(kernel, algorithms),
         load_options=(text + "\0").encode("utf-16-le") if text else b"",
         initrd=hash_in_banks(read_chunks(source, 0, size), algorithms) if source and size else None,
+        changed=machine.patches_kernel,
     )
 
 

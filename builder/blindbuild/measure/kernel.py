@@ -24,11 +24,13 @@ class MeasuredKernel:
         authenticode: of the file as the firmware loads it.
         load_options: what the kernel gets as its command line, UTF-16LE with its NUL; empty if nothing.
         initrd: of what it reads through the firmware; None if it gets none.
+        changed: it is not the file that was given, so that no signature in it holds.
     """
 
     authenticode: Digests
     load_options: bytes = b""
     initrd: Digests | None = None
+    changed: bool = False
 
 
 def measure_kernel(image: bytes | Source, algorithms: Iterable[HashAlgorithm]) -> MeasuredKernel:

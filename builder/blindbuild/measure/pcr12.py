@@ -13,7 +13,7 @@ from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import MeasureError
 from blindbuild.formats.tcgevent import EventType
 from blindbuild.measure.addons import AddonEffects, Payloads
-from blindbuild.measure.command_line import CommandLine, encode_options
+from blindbuild.measure.command_line import LOAD_OPTIONS, CommandLine, encode_options
 from blindbuild.measure.event import PredictedEvent, measured_event
 from blindbuild.measure.extra_files import Folder, pack_named_files
 from blindbuild.measure.stub import StubRules
@@ -120,13 +120,25 @@ def predict_pcr12_and_13(
 
 
 def order_stub_events(
-    pcr11: Sequence[PredictedEvent], pcr12: Sequence[PredictedEvent], pcr13: Sequence[PredictedEvent]
+    pcr11: Sequence[PredictedEvent],
+    pcr12: Sequence[PredictedEvent],
+    pcr13: Sequence[PredictedEvent],
+    addons: Sequence[PredictedEvent] = (),
 ) -> tuple[PredictedEvent, ...]:
-    """Return the stub's events of all three registers in the order of the log."""
+    """Return the stub's events of all registers in the order of the log.
+
+    Args:
+        pcr11: the sections.
+        pcr12: in order.
+        pcr13: in order.
+        addons: what the firmware measures when it loads the addons. Stub 254 measures the command lines of
+            the one directory before it has the other's loaded; here all are loaded first, as since 255.
+    """
     profile = [event for event in pcr12 if _is_tagged(event, PROFILE_TAG)]
-    rest = [event for event in pcr12 if not _is_tagged(event, PROFILE_TAG)]
+    options = [event for event in pcr12 if event.what.startswith(f"{LOAD_OPTIONS}:")]
+    rest = pcr12[len(profile) + len(options) :]
     after = next((index for index, event in enumerate(rest) if _follows_extensions(event)), len(rest))
-    return (*profile, *pcr11, *rest[:after], *pcr13, *rest[after:])
+    return (*profile, *pcr11, *options, *addons, *rest[:after], *pcr13, *rest[after:])
 
 
 def _is_tagged(event: PredictedEvent, tag: int) -> bool:
