@@ -11,6 +11,7 @@ TDX Virtual Firmware Design Guide 1.01, 11; SEV-ES reset block: GHCB specificati
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -263,12 +264,9 @@ def _read_entry(firmware: bytes, start: int, end: int) -> tuple[UUID, bytes, int
 
 
 def _check_unique(entries: Sequence[FooterEntry]) -> None:
-    guids = [entry.guid for entry in entries]
-    for guid in guids:
-        if guids.count(guid) > 1:
-            raise FormatError(
-                f"firmware: expected {guid} once in the GUIDed table, got it {guids.count(guid)} times"
-            )
+    for guid, count in Counter(entry.guid for entry in entries).items():
+        if count > 1:
+            raise FormatError(f"firmware: expected {guid} once in the GUIDed table, got it {count} times")
 
 
 def _address(table: FooterTable, guid: UUID) -> int | None:
