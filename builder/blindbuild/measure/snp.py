@@ -31,7 +31,7 @@ from blindbuild.formats.ovmf import (
     svsm_entry_offset,
 )
 from blindbuild.measure.named import NamedMeasurement
-from blindbuild.measure.snp_hashes import KernelHashes, write_hash_page, write_hash_table
+from blindbuild.measure.snp_hashes import TABLE_BYTES, KernelHashes, write_hash_page, write_hash_table
 from blindbuild.measure.snp_vmsa import RESET_VECTOR, Vmm, processor_page, svsm_processor_page
 
 SNP_ACTIVE = 0x1  # SEV_FEATURES bit 0: what Linux 6.8 and later launch with
@@ -301,6 +301,10 @@ def _hash_offset(table: FooterTable) -> int:
         raise MeasureError(
             "kernel hashes: expected firmware that checks them, got a build that does not",
             hint="only edk2's OvmfPkg/AmdSev build checks them; measure without a kernel, or use that build",
+        )
+    if area.size < TABLE_BYTES:
+        raise MeasureError(
+            f"kernel hashes: expected room for {TABLE_BYTES} bytes, got {area.size}; QEMU would not start"
         )
     return area.address % PAGE_BYTES
 
