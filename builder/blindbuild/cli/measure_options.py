@@ -41,7 +41,11 @@ class MeasureOptions:
     profile: int = 0
     load_options: str = ""
     addons: tuple[Path, ...] = ()
+    credentials: tuple[Path, ...] = ()
+    sysexts: tuple[Path, ...] = ()
+    confexts: tuple[Path, ...] = ()
     smbios_command_line: str = ""
+    consoles: tuple[str, ...] = ()
     initrd: Path | None = None
     command_line: str = ""
     memory: int | None = None
@@ -167,6 +171,14 @@ OPTIONS = (
         type=_FILE,
         help="A *.addon.efi beside the UKI; repeatable.",
     ),
+    *(
+        _option(field, name, families=_BOOTS, multiple=True, type=_FILE, help=f"{what}; repeatable.")
+        for field, name, what in (
+            ("credentials", "--credential", "A *.cred beside the UKI"),
+            ("sysexts", "--sysext", "A system extension *.raw beside the UKI"),
+            ("confexts", "--confext", "A configuration extension *.confext.raw beside the UKI"),
+        )
+    ),
     _option(
         "smbios_command_line",
         "--smbios-command-line",
@@ -174,6 +186,14 @@ OPTIONS = (
         default="",
         metavar="TEXT",
         help="What the host adds as io.systemd.stub.kernel-cmdline-extra.",
+    ),
+    _option(
+        "consoles",
+        "--console",
+        families=_BOOTS,
+        multiple=True,
+        metavar="TEXT",
+        help="What stub 261 or later appends, such as console=ttyS0; repeatable, '' for nothing.",
     ),
     _option(
         "direct",

@@ -46,11 +46,11 @@ from blindbuild.measure.profiles import (
 from blindbuild.measure.reference import predict_platform
 from blindbuild.measure.secure_boot import SecureBootState, read_secure_boot
 from blindbuild.measure.shim import Shim
-from blindbuild.measure.stub_inputs import Addon, StubInputs
+from blindbuild.measure.stub_inputs import Addon, NamedFiles, StubInputs
 from blindbuild.measure.uki import MeasuredUki, measure_uki
 
 CLOUDS = tuple(profile.identifier for profile in PROFILES)
-MAX_SMALL_FILE = 64 << 20  # bytes: firmware, its variables, key lists, addons; all far below
+MAX_SMALL_FILE = 64 << 20  # bytes: firmware, its variables, key lists, what is beside a UKI; all far below
 MAX_INITRD = 1 << 29  # bytes of one that is held in memory, because it goes to a UKI's stub
 _SHOW_FROM = 256 << 20  # bytes; less is hashed in well under two seconds
 _VERSION = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})(?:\.[0-9]{1,3})?\Z")
@@ -283,15 +283,7 @@ def _measure_uki_or_kernel(
         _refuse_stub_inputs(options)
         measured = measure_kernel(source, algorithms)
         return replace(measured, load_options=(text + "\0").encode("utf-16-le") if text else b"")
-    inputs = StubInputs(
-        secure_boot=secure_boot,
-        confidential=confidential is not Confidential.NONE,
-        profile=options.profile,
-        load_options=text,
-        addons=tuple(Addon(name=path.name, image=read_small(path)) for path in options.addons),
-        smbios_command_line=options.smbios_command_line,
-        previous_initrd=_registered_initrd(options),
-    )
+    inputs = _stub_inputs(options, secure_boot=secure_boot, confidential=confidential)
     return measure_uki(source, algorithms, inputs=inputs, stub_version=options.stub_version)
 
 
@@ -300,6 +292,26 @@ def _registered_initrd(options: MeasureOptions) -> bytes:
     if not options.direct or options.initrd is None:
         return b""
     return read_bytes(options.initrd, error=UsageError, limit_bytes=MAX_INITRD)
+
+
+def _stub_inputs(options: MeasureOptions, *, secure_boot: bool, confidential: Confidential) -> StubInputs:
+    return StubInputs(
+        secure_boot=secure_boot,
+        confidential=confidential is not Confidential.NONE,
+        profile=options.profile,
+        load_options=options.load_options,
+        addons=tuple(Addon(name=path.name, image=read_small(path)) for path in options.addons),
+        credentials=_named(options.credentials),
+        sysexts=_named(options.sysexts),
+        confexts=_named(options.confexts),
+        smbios_command_line=options.smbios_command_line,
+        consoles=tuple(filter(None, options.consoles)) if options.consoles else None,
+        previous_initrd=_registered_initrd(options),
+    )
+
+
+def _named(paths: Sequence[Path]) -> NamedFiles:
+    return tuple((path.name, read_small(path)) for path in paths)
 
 
 def _measure_direct_kernel(
@@ -343,6 +355,10 @@ def _refuse_stub_inputs(options: MeasureOptions) -> None:
         "--stub-version": options.stub_version,
         "--profile": options.profile,
         "--addon": options.addons,
+        "--credential": options.credentials,
+        "--sysext": options.sysexts,
+        "--confext": options.confexts,
+        "--console": options.consoles,
         "--smbios-command-line": options.smbios_command_line,
     }
     for name, value in given.items():
