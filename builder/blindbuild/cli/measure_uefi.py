@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from blindbuild.cli.measure_options import BANKS, MeasureOptions
+from blindbuild.cli.naming import reading
 from blindbuild.cli.render import TerminalReporter
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import UsageError
@@ -129,6 +130,8 @@ def _technology(profile: Profile, named: str | None) -> GceTechnology | None:
 def open_image(path: Path) -> Iterator[Source]:
     """Open an image; one that takes long to hash shows how far it is."""
     with FileSource(path) as source:
+        with reading(path, hint="an image is a UKI or a kernel with an EFI stub"):
+            read_boot_image(source)
         if source.size < _SHOW_FROM:
             yield source
             return
@@ -186,7 +189,8 @@ def _key_files(options: MeasureOptions) -> dict[str, Path | None]:
 
 
 def _stored_state(path: Path) -> SecureBootState:
-    return read_secure_boot(read_variables(read_small(path)))
+    with reading(path, hint="a variable file is one such as OVMF_VARS_4M.fd, not the firmware's code"):
+        return read_secure_boot(read_variables(read_small(path)))
 
 
 def describe_boot(
@@ -198,7 +202,7 @@ def describe_boot(
         BlindbuildError: an input that is malformed, or does not go with the others.
     """
     state = read_state(options)
-    shim = None if options.shim is None else read_small(options.shim)
+    shim = None if options.shim is None else _read_image(options.shim)
     return UefiBoot(
         platform=platform,
         secure_boot=state.trusting(source if shim is None else shim),
@@ -228,7 +232,7 @@ def _addon_authorities(
 
 
 def _partition_table(path: Path) -> bytes | None:
-    with FileSource(path) as disk:
+    with FileSource(path) as disk, reading(path):
         return parse_gpt(disk).event_data if has_gpt(disk) else None
 
 
@@ -300,7 +304,7 @@ def _stub_inputs(options: MeasureOptions, *, secure_boot: bool, confidential: Co
         confidential=confidential is not Confidential.NONE,
         profile=options.profile,
         load_options=options.load_options,
-        addons=tuple(Addon(name=path.name, image=read_small(path)) for path in options.addons),
+        addons=tuple(Addon(name=path.name, image=_read_image(path)) for path in options.addons),
         credentials=_named(options.credentials),
         sysexts=_named(options.sysexts),
         confexts=_named(options.confexts),
@@ -368,6 +372,13 @@ def _refuse_stub_inputs(options: MeasureOptions) -> None:
 
 def _firmware(options: MeasureOptions) -> Digest | None:
     return None if options.firmware is None else hash_file(options.firmware)[1]
+
+
+def _read_image(path: Path) -> bytes:
+    data = read_small(path)
+    with reading(path):
+        read_boot_image(data)
+    return data
 
 
 def read_small(path: Path) -> bytes:

@@ -316,7 +316,7 @@ def _processor_pages(
     if vmm is Vmm.QEMU and signature is None:
         raise MeasureError(
             "expected the CPU signature, which QEMU's guests see at launch, got none",
-            hint="name QEMU's CPU model, such as EPYC-v4",
+            hint="name QEMU's CPU model, such as --cpu EPYC-v4",
         )
     if not 0 <= features < 1 << 64 or not 0 <= (signature or 0) < 1 << 32:
         raise MeasureError(
