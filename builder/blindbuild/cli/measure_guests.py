@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blindbuild.cli.measure_options import MeasureOptions, refuse_given
+from blindbuild.cli.naming import reading
 from blindbuild.errors import UsageError
 from blindbuild.host.file_source import FileSource
 from blindbuild.host.files import read_bytes
@@ -94,7 +95,10 @@ def predict_eif(image: Path) -> GuestPrediction:
     Raises:
         BlindbuildError: no well-formed EIF.
     """
-    with FileSource(image) as source:
+    with (
+        FileSource(image) as source,
+        reading(image, hint="`blindbuild eif IMAGE -o FILE` makes one of a UKI"),
+    ):
         return GuestPrediction(measure_eif(source))
 
 

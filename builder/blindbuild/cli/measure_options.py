@@ -18,6 +18,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 BANKS = ("sha256", "sha384", "sha512")
 ALL_BANKS = ("sha1", *BANKS)
 UEFI, DIRECT, CLOUD, SEV, TDX, EIF = "uefi", "direct", "cloud", "sev", "tdx", "eif"
+_FAMILY_NAMES = {  # as a person would type them
+    UEFI: "qemu-q35-… from a disk",
+    DIRECT: "qemu-q35-… with --direct",
+    CLOUD: "gcp, gcp-tdx, nitro-tpm, azure",
+    SEV: "sev, sev-es, sev-snp",
+    TDX: "tdx",
+    EIF: "nitro-eif",
+}
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -351,7 +359,7 @@ def refuse_foreign(context: click.Context, family: str, platform: str) -> None:
             name = option.names[0].partition("/")[0]
             raise UsageError(
                 f"{name} says nothing about platform {platform}",
-                hint=f"it is for platforms of the kind {', '.join(option.families)}",
+                hint=f"it is for {', '.join(_FAMILY_NAMES[item] for item in option.families)}",
             )
 
 

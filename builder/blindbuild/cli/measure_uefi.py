@@ -131,7 +131,9 @@ def open_image(path: Path) -> Iterator[Source]:
     """Open an image; one that takes long to hash shows how far it is."""
     with FileSource(path) as source:
         with reading(path, hint="an image is a UKI or a kernel with an EFI stub"):
-            read_boot_image(source)
+            parsed = read_boot_image(source)
+        if parsed.has_section(".sdmagic") and not parsed.has_section(".linux"):
+            raise UsageError(f"{path}: expected a UKI or a kernel, got a program of systemd without a kernel")
         if source.size < _SHOW_FROM:
             yield source
             return
