@@ -25,7 +25,7 @@ PAGE_BYTES = 4096
 FOUR_GIB = 1 << 32  # OVMF images end here in the guest's address space
 MAX_FIRMWARE_BYTES = 1 << 26  # real images have 1 to 16 MiB; bounds memory
 MAX_SECTIONS = 64  # real images list 3 to 8; bounds the work of the checks
-MAX_SECTION_BYTES = 1 << 28  # real sections have at most a few MiB; bounds the work of a measurement
+MAX_SECTION_BYTES = 1 << 28  # of all sections; real ones have a few MiB; bounds the work of a measurement
 
 TABLE_FOOTER = UUID("96b582de-1fb2-45f7-baea-a366c55a082d")
 SEV_METADATA = UUID("dc886566-984a-4798-a75e-5585a7bf67cc")
@@ -356,6 +356,9 @@ def _page_area(address: int, size: int, what: str) -> GuestArea:
 
 def _check_disjoint(areas: Iterable[GuestArea], what: str) -> None:
     ordered = sorted(areas, key=lambda area: area.address)
+    total = sum(area.size for area in ordered)
+    if total > MAX_SECTION_BYTES:
+        raise FormatError(f"{what}: expected at most {MAX_SECTION_BYTES:#x} bytes in all, got {total:#x}")
     for before, after in pairwise(ordered):
         if before.end > after.address:
             raise FormatError(f"{what}: expected ranges apart, got {_show(before)} and {_show(after)}")
