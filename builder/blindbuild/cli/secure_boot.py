@@ -12,6 +12,7 @@ import click
 from blindbuild.assemble.disk import build_disk, build_gpt_disk
 from blindbuild.cli.naming import reading
 from blindbuild.cli.outputs import MANIFEST, RELEASE, STATEMENT, SUMS, check_image
+from blindbuild.cli.progress import large_work
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import UsageError
 from blindbuild.formats.authenticode import authenticode_digests
@@ -74,7 +75,8 @@ def sign_for_secure_boot(
     _check_targets(target, disk, unsigned.taken)
     _check_targets(target, disk, _resolved([certificate, *([] if key.startswith(SCHEME) else [Path(key)])]))
     certificates = load_certificates(read_bytes(certificate, error=UsageError, limit_bytes=MAX_CHAIN))
-    with _open_signer(key) as signer, reading(unsigned.path):
+    work = large_work(f"sign {unsigned.path.name}", [unsigned.path])
+    with _open_signer(key) as signer, reading(unsigned.path), work:  # a PIN is asked for before the work
         signed = sign_boot_image(unsigned.data, signer, certificates, replace=replace)
     if disk is not None and unsigned.disk is not None:
         write_atomically(disk, (build_gpt_disk if has_gpt(unsigned.disk) else build_disk)(signed))
