@@ -52,6 +52,7 @@ from blindbuild.measure.uki import MeasuredUki, measure_uki
 
 CLOUDS = tuple(profile.identifier for profile in PROFILES)
 MAX_SMALL_FILE = 64 << 20  # bytes: firmware, its variables, key lists, what is beside a UKI; all far below
+MAX_KERNEL = 1 << 28  # bytes of one that QEMU may change, so that it is held in memory; some have 100 MiB
 MAX_INITRD = 1 << 29  # bytes of one that is held in memory, because it goes to a UKI's stub
 _SHOW_FROM = 256 << 20  # bytes; less is hashed in well under two seconds
 _VERSION = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})(?:\.[0-9]{1,3})?\Z")
@@ -331,6 +332,8 @@ def _measure_direct_kernel(
         raise UsageError(
             "--direct: expected --qemu and --memory, since QEMU may change the kernel by them, got none"
         )
+    if source.size > MAX_KERNEL:
+        raise UsageError(f"--direct: expected a kernel of at most {MAX_KERNEL} bytes, got {source.size}")
     machine = DirectMachine(
         qemu=_parse_version(options.qemu),
         edk2=edk2,
