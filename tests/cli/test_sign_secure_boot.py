@@ -106,6 +106,18 @@ def test_the_signed_disk_has_a_partition_table_where_the_unsigned_one_has(
     assert parse_gpt(disk).event_data == parse_gpt(build_gpt_disk(UKI)).event_data
 
 
+@pytest.mark.parametrize("start", ["PKCS11:", " pkcs11:", "Pkcs11:"])
+def test_a_uri_that_is_written_wrong_is_no_file_whose_name_is_shown(
+    tmp_path: Path, keys: tuple[str | Path, ...], start: str
+) -> None:
+    (tmp_path / "linux.efi").write_bytes(UKI)
+    uri = f"{start}object=db?module-path=/m&pin-value=s3cret"
+    done = sign(tmp_path / "linux.efi", "--secureboot", uri, *keys[2:])
+    assert isinstance(done.exception, UsageError)
+    assert done.exception.message.startswith("expected a URI that starts with 'pkcs11:'")
+    assert "s3cret" not in str(done.exception) + done.output
+
+
 def test_a_link_at_the_target_is_replaced_and_not_followed(
     tmp_path: Path, keys: tuple[str | Path, ...]
 ) -> None:

@@ -73,7 +73,7 @@ def sign_for_secure_boot(
     target = output or unsigned.path.with_name(f"{unsigned.path.stem}{SIGNED_SUFFIX}.efi")
     disk = target.with_suffix(".raw") if unsigned.disk is not None else None
     _check_targets(target, disk, unsigned.taken)
-    _check_targets(target, disk, _resolved([certificate, *([] if key.startswith(SCHEME) else [Path(key)])]))
+    _check_targets(target, disk, _resolved([certificate, *([] if _is_uri(key) else [Path(key)])]))
     certificates = load_certificates(read_bytes(certificate, error=UsageError, limit_bytes=MAX_CHAIN))
     work = large_work(f"sign {unsigned.path.name}", [unsigned.path])
     with _open_signer(key) as signer, reading(unsigned.path), work:  # a PIN is asked for before the work
@@ -120,9 +120,14 @@ def _check_targets(target: Path, disk: Path | None, taken: frozenset[Path]) -> N
             )
 
 
+def _is_uri(key: str) -> bool:
+    """Say whether a PKCS#11 URI is meant; one that is written wrong is no path, which errors would show."""
+    return key.strip().lower().startswith(SCHEME)
+
+
 @contextlib.contextmanager
 def _open_signer(key: str) -> Iterator[ImageSigner]:
-    if not key.startswith(SCHEME):
+    if not _is_uri(key):
         yield load_rsa_key(read_bytes(Path(key), error=UsageError, limit_bytes=MAX_KEY))
         return
     uri = parse_key_uri(key)
