@@ -149,14 +149,18 @@ def _find_authority(data: bytes) -> None:
 
 def _measure_uki(data: bytes) -> None:
     addon = Addon(name="x.addon.efi", image=data)
+    failed: list[BlindbuildError] = []
     for version, inputs in ((None, StubInputs()), (257, StubInputs(addons=(addon,))), (252, StubInputs())):
         try:
             measure_uki(BytesSource(data), (SHA256,), inputs=inputs, stub_version=version, threads=0)
-        except BlindbuildError:
-            continue
+        except BlindbuildError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]  # which tells the fuzzer how far it came
 
 
 def _launch(data: bytes) -> None:
+    failed: list[BlindbuildError] = []
     for predict in (
         lambda: predict_mrtd(data),
         lambda: predict_snp_launch(SnpLaunch(firmware=data, processors=2, signature=0x800F12)),
@@ -164,8 +168,10 @@ def _launch(data: bytes) -> None:
     ):
         try:
             predict()
-        except BlindbuildError:
-            continue
+        except BlindbuildError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
 
 
 def _read_key_uri(data: bytes) -> None:
