@@ -15,6 +15,7 @@ from blindbuild.cli.measure import command
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import BlindbuildError, MeasureError, UsageError
 from blindbuild.formats.ccel import parse_cc_event_log, replay_cc
+from blindbuild.formats.fat import write_fat
 from blindbuild.formats.gpt import write_gpt_disk
 from blindbuild.formats.tcglog import parse_event_log, replay
 from blindbuild.measure import recorded
@@ -156,8 +157,10 @@ def test_a_disk_with_a_partition_table_moves_5_only(uki: Path, tmp_path: Path) -
     )
     plain, changed = pcrs(uki), pcrs(uki, "--disk", disk)
     assert {number for number in plain if plain[number] != changed[number]} == {"5"}
-    disk.write_bytes(bytes(1 << 20))
+    disk.write_bytes(write_fat({"A": b"a"}, volume_id=1, label="TEST"))
     assert pcrs(uki, "--disk", disk) == plain
+    disk.write_bytes(bytes(1 << 20))
+    assert "a partition table or a FAT file system" in refusal(uki, "--disk", disk).message
 
 
 def test_secure_boot_moves_4_and_7_and_needs_a_key_that_signed_the_image(uki: Path, tmp_path: Path) -> None:

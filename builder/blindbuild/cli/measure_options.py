@@ -342,7 +342,8 @@ def measure_options(function: Function) -> Function:
         function(**values, options=options)
 
     for option in reversed(OPTIONS):
-        wrapped = click.option(*option.names, option.field, **option.settings)(wrapped)
+        where = f"{option.settings['help']}  [{', '.join(option.families)}]"
+        wrapped = click.option(*option.names, option.field, **{**option.settings, "help": where})(wrapped)
     return cast("Function", wrapped)
 
 

@@ -15,7 +15,7 @@ from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import UsageError
 from blindbuild.formats.authenticode import authenticode_digests
 from blindbuild.formats.efivars import read_variables
-from blindbuild.formats.gpt import has_gpt, parse_gpt
+from blindbuild.formats.gpt import SECTOR, has_gpt, parse_gpt
 from blindbuild.formats.pe_image import read_boot_image
 from blindbuild.formats.source import Source
 from blindbuild.formats.tcglog import write_event_log
@@ -236,7 +236,11 @@ def _addon_authorities(
 
 def _partition_table(path: Path) -> bytes | None:
     with FileSource(path) as disk, reading(path):
-        return parse_gpt(disk).event_data if has_gpt(disk) else None
+        if has_gpt(disk):
+            return parse_gpt(disk).event_data
+        if disk.size < SECTOR or disk.read(SECTOR - 2, 2) != b"\x55\xaa":
+            raise UsageError("expected a disk with a partition table or a FAT file system, got neither")
+        return None
 
 
 def measure_image(
@@ -330,7 +334,7 @@ def _measure_direct_kernel(
 ) -> MeasuredImage:
     if options.qemu is None or options.memory is None:
         raise UsageError(
-            "--direct: expected --qemu and --memory, since QEMU may change the kernel by them, got none"
+            "--direct: expected --qemu and --memory, since QEMU may change the kernel by them, got not both"
         )
     if source.size > MAX_KERNEL:
         raise UsageError(f"--direct: expected a kernel of at most {MAX_KERNEL} bytes, got {source.size}")
