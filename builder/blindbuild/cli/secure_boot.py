@@ -9,14 +9,13 @@ from pathlib import Path
 
 import click
 
-from blindbuild.assemble.disk import build_disk, build_gpt_disk
+from blindbuild.assemble.disk import replace_uki
 from blindbuild.cli.naming import reading
 from blindbuild.cli.outputs import MANIFEST, RELEASE, STATEMENT, SUMS, check_image
 from blindbuild.cli.progress import large_work
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import UsageError
 from blindbuild.formats.authenticode import authenticode_digests
-from blindbuild.formats.gpt import has_gpt
 from blindbuild.formats.pe import MAX_IMAGE_SIZE
 from blindbuild.host.files import read_bytes, write_atomically
 from blindbuild.manifest import parse_statement
@@ -79,7 +78,7 @@ def sign_for_secure_boot(
     with _open_signer(key) as signer, reading(unsigned.path), work:  # a PIN is asked for before the work
         signed = sign_boot_image(unsigned.data, signer, certificates, replace=replace)
     if disk is not None and unsigned.disk is not None:
-        write_atomically(disk, (build_gpt_disk if has_gpt(unsigned.disk) else build_disk)(signed))
+        write_atomically(disk, replace_uki(unsigned.disk, signed))
     write_atomically(target, signed)
     digests = authenticode_digests(signed, (HashAlgorithm.SHA256,))
     return SignedFiles(target, disk, digests[HashAlgorithm.SHA256])

@@ -59,7 +59,7 @@ class SnpLaunch:
 
     Attributes:
         firmware: the OVMF image; only its end where `firmware_digest` is given.
-        processors: how many virtual processors have a VMSA page at launch. 1 on Google's VMM.
+        processors: how many virtual processors have a VMSA page at launch.
         signature: of the processor model (`qemu_cpu_signature`); read under QEMU only.
         guest_features: SEV_FEATURES.
         vmm: who launches.
