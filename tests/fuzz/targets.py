@@ -67,7 +67,7 @@ from blindbuild.formats.tcglog import (
 )
 from blindbuild.formats.tpm2 import parse_quote, parse_signature
 from blindbuild.formats.tpmkey import parse_public
-from blindbuild.manifest import parse_statement, parse_trust
+from blindbuild.manifest import parse_ledger, parse_statement, parse_trust
 from blindbuild.measure.command_line import decode_command_line
 from blindbuild.measure.secure_boot import SecureBootState, find_authority
 from blindbuild.measure.snp import SnpLaunch, predict_sev_launch, predict_snp_launch
@@ -77,6 +77,7 @@ from blindbuild.measure.uki import measure_uki
 from blindbuild.publish import load_certificates, load_rsa_key, parse_key_uri, sign_boot_image
 from blindbuild.verify import parse_session, session_bytes
 from blindbuild.verify.explain import describe_event, explain_logs
+from tests.fakes.channels import closed_ledger, ledger_bytes
 from tests.fakes.deb import make_ar, make_deb, make_tar, tar_file
 from tests.fakes.ovmf_image import OvmfImage
 from tests.fakes.pe_image import FakeSection, make_pe
@@ -337,6 +338,7 @@ TARGETS = (
     Target("canonical-json", parse_canonical, lambda: [b'{"a":[1,null,"x"]}']),
     Target("envelope", parse_envelope, lambda: [publisher().envelope]),
     Target("statement", parse_statement, lambda: [publisher().statement]),
+    Target("ledger", parse_ledger, lambda: [ledger_bytes(closed_ledger())]),
     Target("trust", parse_trust, lambda: [publisher().trust(test_tpm_roots=[authority().root_pem])]),
     Target("session", parse_session, _sessions),
     Target("quote", parse_quote, _quotes),
