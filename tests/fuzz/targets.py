@@ -338,7 +338,7 @@ TARGETS = (
     Target("canonical-json", parse_canonical, lambda: [b'{"a":[1,null,"x"]}']),
     Target("envelope", parse_envelope, lambda: [publisher().envelope]),
     Target("statement", parse_statement, lambda: [publisher().statement]),
-    Target("ledger", parse_ledger, lambda: [ledger_bytes(closed_ledger())]),
+    Target("ledger", parse_ledger, lambda: [ledger_bytes(closed_ledger(version)) for version in (1, 2)]),
     Target("trust", parse_trust, lambda: [publisher().trust(test_tpm_roots=[authority().root_pem])]),
     Target("session", parse_session, _sessions),
     Target("quote", parse_quote, _quotes),

@@ -46,9 +46,8 @@ class JudgingOptions:
 def _read_channels(
     _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
 ) -> tuple[str, ...]:
-    from blindbuild.manifest.ledger import (
-        CHANNEL,
-    )  # cryptography comes with it, and --help need not pay for that
+    # cryptography comes with it, and most verbs need not pay for that
+    from blindbuild.manifest.ledger import CHANNEL
 
     names = [name for value in values for name in value.split(",")]
     for name in names:
@@ -92,7 +91,7 @@ _JUDGING = (
     click.option(
         "--require-closed",
         multiple=True,
-        metavar="ID[,ID…]",
+        metavar="ID[,ID...]",
         callback=_read_channels,
         help="Refuse unless the ledger shows these channels closed: ids of channels.json, or the groups "
         "disk, console, egress, admin and memory.",
