@@ -164,9 +164,7 @@ class _Build:
                 config=config.decode(),
                 policy=load_policy(debug=self._request.debug),
                 system_map=kernel.system_map.read_text(),
-                tree=tree,
                 uki=uki,
-                command_line=self._command_line,
                 debug=self._request.debug,
             ),
         )
