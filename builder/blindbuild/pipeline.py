@@ -21,7 +21,7 @@ from blindbuild.assemble.toolchain import prepare_toolchain, toolchain_key
 from blindbuild.assemble.tree import Tree, file_entry, from_deb_packages
 from blindbuild.assemble.uki import build_uki
 from blindbuild.assemble.wheel import from_wheel
-from blindbuild.audit.channels import LedgerInputs, write_ledger
+from blindbuild.audit.channels import LedgerInputs, Waiver, write_ledger
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import BuildError, LockError
 from blindbuild.formats.deb import read_deb
@@ -166,6 +166,9 @@ class _Build:
                 system_map=kernel.system_map.read_text(),
                 uki=uki,
                 debug=self._request.debug,
+                waivers=tuple(
+                    Waiver(f"workload{item.path}", item.what, item.control) for item in recipe.waivers
+                ),
             ),
         )
         disk = build_gpt_disk(uki) if recipe.partitions == "gpt" else build_disk(uki)

@@ -186,7 +186,8 @@ def test_without_a_control_nothing_is_caught(clean: Parts) -> None:
 
 def test_every_check_has_a_control(clean: Parts, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = {*CHECKS, *KERNEL_CHECKS}
-    caught = {check for check, spoil in CONTROLS.values() if check in _found(spoil(clean))}
+    first = dict(CONTROLS.values())
+    caught = {check for check, spoil in first.items() if check in _found(spoil(clean))}
     with capsys.disabled():
         sys.stdout.write(f"\nstatic checks whose controls are caught: {len(caught)} of {len(wanted)}\n")
     assert caught == wanted

@@ -51,6 +51,8 @@ def command(image: Path, as_json: bool) -> None:
     Exit code 3 if it differs from the published ledger, if that is not the one that the statement names, if
     the boot image is another one, or if a channel is open that should be closed. What no image can close
     stands first. That kernel.config and System.map are of the kernel in the image is shown by rebuilding it.
+
+    Example: blindbuild channels images/hello/1.0.0
     """
     loaded = _load(image)
     inputs = LedgerInputs(
