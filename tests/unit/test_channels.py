@@ -150,6 +150,21 @@ def test_a_waiver_lets_one_import_of_one_file_pass_and_is_in_the_ledger(clean: P
 
 
 @pytest.mark.parametrize(
+    ("path", "data", "what"),
+    [
+        ("workload/bin/python3", b"", "interpreter"),
+        ("workload/lib/site.pth", b"import x", "pickle"),
+        ("workload/share/base-files/nsswitch.conf", b"hosts: files", "name-service"),
+    ],
+)
+def test_a_waiver_lets_a_name_or_a_content_pass(clean: Parts, path: str, data: bytes, what: str) -> None:
+    spoiled = clean.with_file(path, file_entry(data))
+    with pytest.raises(PolicyError, match=path):
+        write(spoiled)
+    write(replace(spoiled, waivers=(Waiver(path, what, "nothing reads it"),)))
+
+
+@pytest.mark.parametrize(
     "waiver",
     [
         Waiver("workload/app/hello", "socket", "filter F0"),  # a static program imports nothing

@@ -195,8 +195,8 @@ _WAIVER = Record(
         Field("path", _TARGET, "The file, in the workload's root.", required=True),
         Field(
             "what",
-            Text("an imported symbol, or `interpreter`", "[A-Za-z_][A-Za-z0-9_]{0,63}", "such as socket"),
-            "What the ledger finds in it: an imported symbol, or `interpreter`.",
+            Text("an imported symbol or a kind of file", "[A-Za-z_][A-Za-z0-9_-]{0,63}", "such as socket"),
+            "What the ledger finds in it: a symbol, `interpreter`, `pickle`, or a check of file names.",
             required=True,
         ),
         Field(

@@ -157,7 +157,7 @@ def _check_sections(facts: _Facts) -> Check:
 
 
 def _check_names(name: str) -> Callable[[_Facts], Check]:
-    return lambda facts: files.check_names(facts.image, name)
+    return lambda facts: files.check_names(facts.image, name, facts.inputs.waivers)
 
 
 CHECKS: Mapping[str, Callable[[_Facts], Check]] = {
@@ -174,7 +174,7 @@ CHECKS: Mapping[str, Callable[[_Facts], Check]] = {
     "writable": lambda facts: files.check_writable(facts.image),
     "interpreters": lambda facts: files.check_interpreters(facts.image, facts.inputs.waivers),
     "modules": lambda facts: files.check_modules(facts.image),
-    "pickles": lambda facts: files.check_pickles(facts.image),
+    "pickles": lambda facts: files.check_pickles(facts.image, facts.inputs.waivers),
     **{name: _check_names(name) for name in files.NAMES},
     "static-programs": lambda facts: programs.check_static(facts.image, facts.programs),
     "elf-imports": lambda facts: programs.check_imports(facts.image, facts.programs, facts.inputs.waivers),

@@ -1,5 +1,8 @@
 """What the ledger wants to know of an ELF file; the only user of lief.
 
+lief is C++: a file made for it could do more to an auditor's process than raise. Whoever audits images of
+strangers does it in a sandbox.
+
 Source: System V ABI, "Object Files" and "Program Loading and Dynamic Linking".
 """
 

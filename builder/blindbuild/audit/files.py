@@ -51,6 +51,7 @@ FIXED = {
 }
 RECIPE_PREFIX = "workload/"
 
+_PATH_BYTES = frozenset(range(0x21, 0x7F))
 SET_ID_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 WRITE_BITS = 0o222
 _DEVICES = {path: entry.device for path, entry in FIXED.items() if entry.device != (0, 0)}
@@ -81,7 +82,7 @@ _PICKLE_PROTOCOLS = tuple(
 _PICKLE_END = b"."
 _ZIP_MAGIC = b"PK\x03\x04"
 NAMES = {
-    "log-daemons": r"rsyslogd|syslogd|syslog-ng|klogd|systemd-journald|auditd|fluent-?bit|vector",
+    "log-daemons": r"rsyslogd|syslogd|syslog-ng|klogd|systemd-journald|auditd|fluent-?bit",
     "time-clients": r"x?ntpd|ntpdate|chronyd|chronyc|sntp|ptp4l|phc2sys|systemd-timesyncd",
     "agents": r"cloud-init|waagent|google_(?:guest|osconfig)_agent|amazon-(?:ssm|cloudwatch)-agent"
     r"|snapd|qemu-ga|vmtoolsd|hv_(?:kvp|vss|fcopy)_daemon|unattended-upgrades?|fwupd|salt-minion|puppet|telegraf|node_exporter",
@@ -90,12 +91,17 @@ NAMES = {
 }
 
 
+# What a waiver can be about besides an imported symbol: the content or the name of one file.
+WAIVABLE = frozenset({"interpreter", "pickle", *NAMES})
+
+
 def check_file_list(image: UnpackedImage) -> Check:
     """Check every entry against the allow list, and init's listing against the entries."""
     findings = [finding for entry in image.entries for finding in _judge_entry(entry)]
     names = [_name(entry) for entry in image.entries]
     findings += [f"{path}: missing" for path in FIXED if path not in names]
-    if names != sorted(names, key=str.encode) or names[:1] != [LISTING] or names[-1:] != [SENTINEL]:
+    paths = [entry.path for entry in image.entries]
+    if paths != sorted(paths) or names[:1] != [LISTING] or names[-1:] != [SENTINEL]:
         findings.append("the archive is not sorted between the listing and the sentinel")
     content = {_name(entry): entry.data for entry in image.entries}
     if content.get(LISTING) != render_listing(image.entries):
@@ -164,7 +170,7 @@ def check_writable(image: UnpackedImage) -> Check:
 
 def check_interpreters(image: UnpackedImage, waivers: tuple[Waiver, ...]) -> Check:
     """Check for shells, interpreters and tools of administrators, by name and by content."""
-    excused = {waiver.path for waiver in waivers if waiver.what == "interpreter"}
+    excused = _excused(waivers, "interpreter")
 
     def judge(name: str, entry: CpioEntry) -> str:
         if name in excused or not stat.S_ISREG(entry.mode):
@@ -196,10 +202,13 @@ def check_modules(image: UnpackedImage) -> Check:
     return _check_each(image, "modules", judge)
 
 
-def check_pickles(image: UnpackedImage) -> Check:
+def check_pickles(image: UnpackedImage, waivers: tuple[Waiver, ...]) -> Check:
     """Check for files that run code when a program loads its weights."""
+    excused = _excused(waivers, "pickle")
 
     def judge(name: str, entry: CpioEntry) -> str:
+        if name in excused:
+            return ""
         if PICKLE_NAME.fullmatch(name):
             return "a pickle, by its name"
         data = entry.data
@@ -210,14 +219,19 @@ def check_pickles(image: UnpackedImage) -> Check:
     return _check_each(image, "pickles", judge)
 
 
-def check_names(image: UnpackedImage, check: str) -> Check:
+def check_names(image: UnpackedImage, check: str, waivers: tuple[Waiver, ...]) -> Check:
     """Check that no file has the name of a program of one kind."""
-    pattern = re.compile(NAMES[check])
+    pattern, excused = re.compile(NAMES[check]), _excused(waivers, check)
 
     def judge(name: str, _entry: CpioEntry) -> str:
-        return "a name of this kind" if pattern.fullmatch(posixpath.basename(name)) else ""
+        found = name not in excused and pattern.fullmatch(posixpath.basename(name))
+        return "a name of this kind" if found else ""
 
     return _check_each(image, check, judge)
+
+
+def _excused(waivers: tuple[Waiver, ...], what: str) -> frozenset[str]:
+    return frozenset(waiver.path for waiver in waivers if waiver.what == what)
 
 
 def _check_each(image: UnpackedImage, check: str, judge: Callable[[str, CpioEntry], str]) -> Check:
@@ -230,6 +244,8 @@ def _check_each(image: UnpackedImage, check: str, judge: Callable[[str, CpioEntr
 
 def _judge_entry(entry: CpioEntry) -> Iterator[str]:
     name = _name(entry)
+    if not _PATH_BYTES.issuperset(entry.path):
+        yield f"{name}: a path of other bytes than printable ASCII without spaces"
     if (entry.uid, entry.gid, entry.mtime) != (0, 0, 0):
         yield f"{name}: expected owner 0:0 and time 0, got {entry.uid}:{entry.gid} and {entry.mtime}"
     if not (fixed := FIXED.get(name)):

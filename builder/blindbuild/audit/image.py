@@ -22,7 +22,7 @@ class Waiver:
 
     Attributes:
         path: of the file, as in the archive.
-        what: an imported symbol, or `interpreter`.
+        what: an imported symbol, `interpreter`, `pickle`, or the name of a check of file names.
         control: what stops it, in words.
     """
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from blindbuild.audit.check import Check
 from blindbuild.audit.elf import MAGIC, ElfFile, read_elf
-from blindbuild.audit.files import RECIPE_PREFIX, why_in
+from blindbuild.audit.files import RECIPE_PREFIX, WAIVABLE, why_in
 from blindbuild.audit.image import UnpackedImage, Waiver
 from blindbuild.errors import FormatError
 
@@ -91,7 +91,7 @@ def check_waivers(image: UnpackedImage, programs: Sequence[Program], waivers: Se
     paths = {entry.path.decode("ascii", "backslashreplace") for entry in image.entries}
     findings = []
     for waiver in waivers:
-        held = waiver.path in paths if waiver.what == "interpreter" else (waiver.path, waiver.what) in imports
+        held = waiver.path in paths if waiver.what in WAIVABLE else (waiver.path, waiver.what) in imports
         if not (held and waiver.path.startswith(RECIPE_PREFIX) and waiver.control):
             findings.append(f"{waiver.path}: a waiver of {waiver.what} that waives nothing")
     return Check("waivers", image.archive, len(waivers), tuple(findings))
