@@ -17,7 +17,7 @@ from blindbuild.formats.pe import NewSection
 from tests.fakes.ledger_image import Parts, clean_parts, dynamic_elf, static_elf
 
 Spoil = Callable[[Parts], Parts]
-KERNEL_CHECKS = {"kernel-config", "kernel-symbols"}
+ROW_CHECKS = {"kernel-config", "kernel-symbols", "command-line-words"}  # each row's own
 UNCHECKED = {
     "host-reads-memory",
     "host-supplied-acpi",
@@ -95,7 +95,7 @@ CONTROLS: dict[str, tuple[str, Spoil]] = {
     "earlyprintk": ("command-line", _word("earlyprintk=serial")),
     "init=": ("command-line", _word("init=/x")),
     "efi=runtime": ("command-line", _word("efi=runtime")),
-    "quiet missing": ("command-line", _lacking("quiet")),
+    "quiet missing": ("command-line-words", _lacking("quiet")),
     "another line than the kernel's": (
         "command-line",
         lambda parts: replace(parts, command_line=f"{parts.command_line} nosmp"),
@@ -185,7 +185,7 @@ def test_without_a_control_nothing_is_caught(clean: Parts) -> None:
 
 
 def test_every_check_has_a_control(clean: Parts, capsys: pytest.CaptureFixture[str]) -> None:
-    wanted = {*CHECKS, *KERNEL_CHECKS}
+    wanted = {*CHECKS, *ROW_CHECKS}
     first = dict(CONTROLS.values())
     caught = {check for check, spoil in first.items() if check in _found(spoil(clean))}
     with capsys.disabled():

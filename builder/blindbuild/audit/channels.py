@@ -22,7 +22,6 @@ from blindbuild.audit.rows import RULES
 from blindbuild.audit.rules import (
     ALLOWED_UKI_SECTIONS,
     FORBIDDEN_WORDS,
-    REQUIRED_WORDS,
     ChannelRule,
     Control,
     State,
@@ -141,10 +140,15 @@ def _check_command_line(facts: _Facts) -> Check:
     text = facts.image.command_line
     words = text.split()
     findings = [f"the command line has {word}" for word in words if word.startswith(FORBIDDEN_WORDS)]
-    findings += [f"the command line lacks {word}" for word in REQUIRED_WORDS if word not in words]
     if facts.config.get("CMDLINE") != f'"{text}"':
         findings.append("the command line is not the one that is compiled into the kernel")
     return Check("command-line", Digest.sha256(text.encode()), len(words), tuple(findings))
+
+
+def _check_words(rule: ChannelRule, facts: _Facts) -> Check:
+    text = facts.image.command_line
+    findings = tuple(f"the command line lacks {word}" for word in rule.words if word not in text.split())
+    return Check("command-line-words", Digest.sha256(text.encode()), len(rule.words), findings)
 
 
 def _check_sections(facts: _Facts) -> Check:
@@ -184,7 +188,7 @@ CHECKS: Mapping[str, Callable[[_Facts], Check]] = {
 
 
 def _judge_row(rule: ChannelRule, facts: _Facts, common: Mapping[str, Check]) -> Row:
-    checks = (*_kernel_checks(rule, facts), *(common[name] for name in rule.checks))
+    checks = (*_own_checks(rule, facts), *(common[name] for name in rule.checks))
     return Row(rule, _state_of(rule, checks), checks)
 
 
@@ -202,13 +206,15 @@ def _first_layer(rule: ChannelRule) -> Iterator[Control]:
     return (control for control in rule.controls if not control.second)
 
 
-def _kernel_checks(rule: ChannelRule, facts: _Facts) -> Iterator[Check]:
+def _own_checks(rule: ChannelRule, facts: _Facts) -> Iterator[Check]:
     judged = [judgement for judgement in facts.judgements if rule.number in judgement.rule.channels]
     if judged:
         findings = tuple(violation for judgement in judged for violation in judgement.violations)
         waived = {judgement.rule.symbol for judgement in judged} & facts.inputs.policy.waived
         findings += tuple(f"CONFIG_{symbol} is waived for debugging" for symbol in sorted(waived))
         yield Check("kernel-config", Digest.sha256(facts.inputs.config.encode()), len(judged), findings)
+    if rule.words:
+        yield _check_words(rule, facts)
     if rule.absent_functions or rule.stub_calls:
         yield kernel_symbols.check_functions(
             facts.symbols, absent=rule.absent_functions, stubs=rule.stub_calls

@@ -42,8 +42,8 @@ UNCLOSABLE_ROWS = (
         "ARP is answered and asked, and a few bits an address can carry; no IPv6, no groups, no raw frames",
         state=State.NARROWED,
         absent_functions=("ipv6_rcv", "ndisc_rcv", "igmp_rcv", "packet_rcv"),
-        controls=(Control("arp_ignore and arp_announce on the fixed command line", ("command-line",)),),
-        checks=("command-line",),
+        controls=(Control("arp_ignore and arp_announce on the fixed command line", ("command-line-words",)),),
+        words=("sysctl.net.ipv4.conf.all.arp_ignore=1", "sysctl.net.ipv4.conf.all.arp_announce=2"),
     ),
     ChannelRule(
         33,
@@ -60,8 +60,10 @@ UNCLOSABLE_ROWS = (
         "firmware-text",
         "firmware and stub may write before the kernel starts; that is before there is a request",
         state=State.NARROWED,
-        controls=(Control("quiet on the fixed command line, for the kernel's own stub", ("command-line",)),),
-        checks=("command-line",),
+        controls=(
+            Control("quiet on the fixed command line, for the kernel's own stub", ("command-line-words",)),
+        ),
+        words=("quiet",),
     ),
     ChannelRule(
         39,

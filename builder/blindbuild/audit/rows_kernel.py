@@ -110,10 +110,10 @@ KERNEL_ROWS = (
         stub_calls=("process_vm_readv", "process_vm_writev"),
         controls=(
             Control(f"ptrace and pidfd_getfd are refused by {FILTER_F0}"),
-            Control("Yama scope 3", ("command-line",), second=True),
+            Control("Yama scope 3", ("command-line-words",), second=True),
             Control("a uid for each role", second=True),
         ),
-        checks=("command-line",),
+        words=("sysctl.kernel.yama.ptrace_scope=3",),
     ),
     ChannelRule(
         16,

@@ -40,6 +40,7 @@ PROGRAM_ROWS = (
             Control("registers 9 and 12 are pinned", second=True),
         ),
         checks=("boot-image-sections", "command-line"),
+        words=("rdinit=/init",),
     ),
     ChannelRule(
         5,
@@ -78,9 +79,9 @@ PROGRAM_ROWS = (
         "closed ports and pings are not answered",
         controls=(
             Control("policy routing has no way for answers from other ports"),
-            Control("icmp_echo_ignore_all on the fixed command line", ("command-line",), second=True),
+            Control("icmp_echo_ignore_all on the fixed command line", ("command-line-words",), second=True),
         ),
-        checks=("command-line",),
+        words=("sysctl.net.ipv4.icmp_echo_ignore_all=1",),
     ),
     ChannelRule(
         25,
@@ -107,11 +108,12 @@ PROGRAM_ROWS = (
         "crash-reports",
         "a fault powers the machine off and reports nothing; that it went off is one bit",
         controls=(
-            Control("panic at once", ("command-line", "kernel-config")),
+            Control("panic at once", ("command-line-words", "kernel-config")),
             Control("no reporter in the list of files", ("crash-reporters",)),
             Control("init powers off when a child ends"),
         ),
-        checks=("command-line", "crash-reporters"),
+        checks=("crash-reporters",),
+        words=("panic=-1", "oops=panic"),
     ),
     ChannelRule(
         30,

@@ -47,6 +47,7 @@ class ChannelRule:
         stub_calls: system calls that must be the kernel's "not implemented" stub.
         controls: what closes it beyond the kernel's configuration.
         checks: names of the other checks that are about it.
+        words: what the command line must have for it.
     """
 
     number: int
@@ -57,6 +58,7 @@ class ChannelRule:
     stub_calls: tuple[str, ...] = ()
     controls: tuple[Control, ...] = ()
     checks: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     @property
     def closable(self) -> bool:
@@ -94,14 +96,4 @@ FORBIDDEN_WORDS = (
     "kgdb",
     "debug",
     "initrd=",
-)
-REQUIRED_WORDS = (
-    "quiet",
-    "panic=-1",
-    "oops=panic",
-    "rdinit=/init",
-    "sysctl.kernel.yama.ptrace_scope=3",
-    "sysctl.net.ipv4.icmp_echo_ignore_all=1",
-    "sysctl.net.ipv4.conf.all.arp_ignore=1",
-    "sysctl.net.ipv4.conf.all.arp_announce=2",
 )
