@@ -155,6 +155,10 @@ CONTROLS: dict[str, tuple[str, Spoil]] = {
     "a library that starts programs": ("elf-imports", _file("workload/lib/x.so", dynamic_elf("posix_spawn"))),
     "a library that writes logs": ("elf-imports", _file("workload/lib/x.so", dynamic_elf("syslog"))),
     "a library that loads libraries": ("elf-imports", _file("workload/lib/x.so", dynamic_elf("dlopen"))),
+    "a library that makes any system call": (
+        "elf-imports",
+        _file("workload/lib/x.so", dynamic_elf("syscall")),
+    ),
     "an ELF file that cannot be read": ("elf-imports", _file("workload/lib/x.so", b"\x7fELF\x02\x01")),
     "a key log in the gate": ("key-log", _program("gate/gate", b"SSLKEYLOGFILE")),
     "a waiver of nothing": (

@@ -128,6 +128,13 @@ def test_an_opened_kernel_option_is_found_by_its_channel(clean: Parts) -> None:
         write(clean.with_config("# CONFIG_PRINTK is not set", "CONFIG_PRINTK=y"))
 
 
+def test_a_finding_about_several_channels_is_told_once(clean: Parts) -> None:
+    with pytest.raises(PolicyError) as found:
+        write(clean.with_file("workload/lib/x.so", file_entry(dynamic_elf("socket"))))
+    assert found.value.message.count("imports socket") == 1
+    assert "imports socket (network) (also channels 5, 21, 32)" in found.value.message
+
+
 def test_a_debug_image_gets_its_ledger_and_the_ledger_says_open(clean: Parts) -> None:
     ledger = write(replace(clean, debug=True, command_line=kernel_command_line(debug=True)))
     row = next(row for row in ledger["channels"] if row["id"] == "serial-console")

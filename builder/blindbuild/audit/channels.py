@@ -58,17 +58,22 @@ class Ledger:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """What the checks found wrong, each with its channel."""
-        return tuple(
-            f"channel {row.rule.number} ({row.rule.identifier}): {finding}"
-            for row in self.rows
-            for check in row.checks
-            for finding in check.findings
-        )
+        """What the checks found wrong, each once, with the channels that it is about."""
+        found: dict[str, list[ChannelRule]] = {}
+        for row in self.rows:
+            for finding in dict.fromkeys(one for check in row.checks for one in check.findings):
+                found.setdefault(finding, []).append(row.rule)
+        return tuple(_say(finding, rules) for finding, rules in found.items())
 
     def render(self) -> bytes:
         """Return `channels.json` in canonical form."""
         return canonical_bytes(dict(self.document))
+
+
+def _say(finding: str, rules: Sequence[ChannelRule]) -> str:
+    first, *others = rules
+    also = f" (also channels {', '.join(str(rule.number) for rule in others)})" if others else ""
+    return f"channel {first.number} ({first.identifier}): {finding}{also}"
 
 
 def write_ledger(name: str, version: str, inputs: LedgerInputs) -> bytes:

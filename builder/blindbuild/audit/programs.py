@@ -17,17 +17,18 @@ from blindbuild.errors import FormatError
 FORBIDDEN_IMPORTS = {
     "network": (
         *("socket", "connect", "bind", "listen", "accept", "accept4", "sendto", "sendmsg", "sendmmsg"),
+        *("__connect", "__send"),
         *("getaddrinfo", "gethostbyname", "gethostbyname_r", "res_query", "res_nquery"),
     ),
     "programs": (
         *("execve", "execv", "execvp", "execvpe", "execl", "execlp", "execle", "fexecve", "posix_spawn"),
-        *("posix_spawnp", "system", "popen", "fork", "vfork", "wordexp"),
+        *("posix_spawnp", "system", "popen", "_IO_popen", "fork", "__fork", "vfork", "__vfork", "wordexp"),
     ),
     "logs": ("syslog", "vsyslog", "openlog", "__syslog_chk", "__vsyslog_chk"),
     "code": ("dlopen", "dlmopen", "__libc_dlopen_mode"),
     "others": (
         *("ptrace", "process_vm_readv", "process_vm_writev", "shm_open", "mq_open", "mount"),
-        "io_uring_setup",
+        *("io_uring_setup", "syscall"),  # the last can be any of the others
     ),
 }
 KEY_LOG_WORDS = (b"SSLKEYLOGFILE", b"SSL_CTX_set_keylog_callback")
