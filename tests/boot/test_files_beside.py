@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from blindbuild.formats.cpio import CpioEntry, write_newc
+from blindbuild.machine.config import MachineConfig
 from blindbuild.machine.transcript import replay_extends
 from blindbuild.measure.boot import UefiBoot, find_addon_authorities
 from blindbuild.measure.stub_inputs import Addon, StubInputs
-from blindbuild.measure.uki import measure_uki
+from blindbuild.measure.uki import MeasuredUki, measure_uki
 from tests.boot.beside import (
     add_profiles,
     extended_order,
@@ -27,7 +28,7 @@ from tests.boot.beside import (
     with_load_options,
     write_disk,
 )
-from tests.boot.lab import Lab
+from tests.boot.lab import ROOT, Lab
 from tests.boot.measured import (
     KEYS,
     Release,
@@ -37,7 +38,7 @@ from tests.boot.measured import (
     secure_state,
     sign_uki,
 )
-from tests.boot.test_measured_boots import BANKS, TRIXIE
+from tests.boot.test_measured_boots import BANKS, BOOKWORM, TRIXIE
 from tests.fakes.secure_boot import make_key
 
 pytestmark = pytest.mark.boot
@@ -47,6 +48,14 @@ PROFILES = (
     {".profile": b"ID=main\nTITLE=Main\n"},
     {".profile": b"ID=other\nTITLE=Other\n", ".cmdline": b"console=ttyS1 profile=other\n"},
 )
+
+
+@pytest.fixture(scope="module")
+def bookworm(lab: Lab) -> Path:
+    """The image of recipes/hello-bookworm, with stub 252."""
+    return lab.build(ROOT / "recipes" / BOOKWORM)
+
+
 # Devicetree Specification, 5.2: the header of an empty tree, which nothing on x86 looks at
 DEVICE_TREE = struct.pack(">10I", 0xD00DFEED, 72, 56, 72, 40, 17, 16, 0, 0, 16) + bytes(32)
 
@@ -85,17 +94,42 @@ def test_all_that_is_beside_a_boot_image_is_measured_as_predicted(
     release, inputs = Release(TRIXIE, product), everything()
     uki, disk = add_profiles(release.uki, PROFILES), tmp_path / "beside.raw"
     write_disk(disk, uki, files_beside(inputs))
-    machine = replace(
-        with_load_options(lab.machine(product), f"@{inputs.profile}"),
-        disk=disk,
-        smbios=(f"io.systemd.stub.kernel-cmdline-extra={inputs.smbios_command_line}",),
-    )
+    machine = with_load_options(lab.machine(product), f"@{inputs.profile}")
     measured, situation = measure_uki(uki, BANKS, inputs=inputs), UefiBoot(platform=release.platform)
+    assert_agreement(replace(machine, disk=disk, smbios=(smbios(inputs),)), measured, situation)
+
+
+def test_an_old_stub_looks_at_some_of_it_and_the_rest_has_no_effect(
+    lab: Lab, bookworm: Path, tmp_path: Path
+) -> None:
+    """Stub 252 has neither addons nor SMBIOS nor configuration extensions, which it takes for the others."""
+    release, given = Release(BOOKWORM, bookworm), everything()
+    disk = tmp_path / "beside.raw"
+    write_disk(disk, release.uki, files_beside(given))
+    machine = with_load_options(lab.machine(bookworm), "console=ttyS0 options=1\t ")
+    inputs = StubInputs(
+        load_options="console=ttyS0 options=1\t ",
+        smbios_command_line=given.smbios_command_line,
+        addons=given.addons,
+        credentials=given.credentials,
+        global_credentials=given.global_credentials,
+        sysexts=(*given.sysexts, *given.confexts),
+    )
+    measured, situation = measure_uki(release.uki, BANKS, inputs=inputs), UefiBoot(platform=release.platform)
+    assert_agreement(replace(machine, disk=disk, smbios=(smbios(inputs),)), measured, situation)
+
+
+def assert_agreement(machine: MachineConfig, measured: MeasuredUki, situation: UefiBoot) -> None:
+    """Boot the machine; compare every extend of the registers of the image, and all that is promised."""
     boot = predict(machine, measured, situation)
     extends = extends_until_handover(boot.config)
     assert extended_order(extends, BOOT_REGISTERS) == predicted_order(measured, situation, BOOT_REGISTERS)
     for bank in BANKS:
         assert differing(boot.reference, bank, replay_extends(extends, bank)) == set()
+
+
+def smbios(inputs: StubInputs) -> str:
+    return f"io.systemd.stub.kernel-cmdline-extra={inputs.smbios_command_line}"
 
 
 def test_addons_are_loaded_if_db_vouches_for_them_and_measured_with_who_does(
@@ -116,11 +150,7 @@ def test_addons_are_loaded_if_db_vouches_for_them_and_measured_with_who_does(
         secure_boot=state,
         addon_authorities=find_addon_authorities(measured, state, (same.image, other.image)),
     )
-    boot = predict(secure_machine(lab, release, disk, keys=keys), measured, situation)
-    extends = extends_until_handover(boot.config)
-    assert extended_order(extends, BOOT_REGISTERS) == predicted_order(measured, situation, BOOT_REGISTERS)
-    for bank in BANKS:
-        assert differing(boot.reference, bank, replay_extends(extends, bank)) == set()
+    assert_agreement(secure_machine(lab, release, disk, keys=keys), measured, situation)
 
 
 def signed_addon(name: str, key: str, command_line: bytes) -> Addon:

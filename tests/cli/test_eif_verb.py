@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from blindbuild.cli import progress
 from blindbuild.cli.eif import command
 from blindbuild.errors import BlindbuildError, EifError, UsageError
 from tests.fakes.enclave_image import (
@@ -122,3 +123,15 @@ def test_a_kernel_without_a_stub_is_told_which_options_take_it(tmp_path: Path) -
     assert isinstance(error, BlindbuildError)
     assert str(kernel) in error.message
     assert "--kernel, --command-line and --ramdisk" in (error.hint or "")
+
+
+def test_large_files_are_said_to_be_worked_on(
+    tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "sample.eif"
+    assert run(*parts, "-o", out).stderr == ""
+    monkeypatch.setattr(progress, "SHOW_FROM", 1)
+    done = run(*parts, "-o", out)
+    assert "write sample.eif" in done.stderr
+    assert "write" not in done.stdout
+    assert "read sample.eif" in run(out).stderr

@@ -10,6 +10,7 @@ import pytest
 
 from blindbuild.errors import UsageError
 from blindbuild.formats.tcglog import parse_event_log
+from blindbuild.measure.snp_hashes import hash_kernel
 from blindbuild.publish import load_certificates, load_rsa_key, sign_boot_image
 from tests.cli import test_measure_verb as verb
 from tests.cli.test_measure_verb import measured, pcrs, refusal
@@ -191,3 +192,24 @@ def test_a_trust_domain_with_newer_firmware_has_an_open_rtmr0(
     newer = measured(*common, "--edk2", "202505")
     assert "RTMR0" not in newer["measurements"]
     assert any("fw_cfg" in need for need in newer["unpredicted"]["RTMR0"]["needs"])
+
+
+def test_a_kernel_too_large_to_be_held_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    kernel = tmp_path / "vmlinuz"
+    kernel.write_bytes(make_pe())
+    os.truncate(kernel, 1 << 29)
+    error = refusal(kernel, "--direct", "--qemu", "7.2", "--memory", 2048)
+    assert error.message == "--direct: expected a kernel of at most 268435456 bytes, got 536870912"
+
+
+def test_a_launch_hashes_kernel_and_initrd_as_qemu_is_given_them(firmware: Path, tmp_path: Path) -> None:
+    kernel, initrd = tmp_path / "vmlinuz", tmp_path / "initrd"
+    kernel.write_bytes(b"kernel")
+    initrd.write_bytes(b"initrd")
+    common = ("--platform", "sev-snp", "--firmware", firmware, "--cpu", "EPYC-v4")
+    found = measured(kernel, *common, "--initrd", initrd, "--command-line", "quiet")
+    hashes = hash_kernel(b"kernel", initrd=b"initrd", command_line="quiet")
+    needs = found["measurements"]["LAUNCH_DIGEST"]["needs"]
+    assert {f"kernel {hashes.kernel}", f"initrd {hashes.initrd}"} < set(needs)
+    without = measured(kernel, *common)["measurements"]["LAUNCH_DIGEST"]["needs"]
+    assert f"initrd {hash_kernel(b'').initrd}" in without

@@ -15,6 +15,7 @@ from blindbuild.cli.measure import command
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import BlindbuildError, MeasureError, UsageError
 from blindbuild.formats.ccel import parse_cc_event_log, replay_cc
+from blindbuild.formats.fat import write_fat
 from blindbuild.formats.gpt import write_gpt_disk
 from blindbuild.formats.tcglog import parse_event_log, replay
 from blindbuild.measure import recorded
@@ -122,6 +123,28 @@ def test_what_the_host_adds_to_the_command_line_moves_9_and_12_only(uki: Path) -
     assert {number for number in plain if plain[number] != changed[number]} == {"9", "12"}
 
 
+def test_files_beside_the_uki_move_9_and_the_register_of_their_kind(uki: Path, tmp_path: Path) -> None:
+    plain = pcrs(uki)
+    for option, name, register in (
+        ("--credential", "a.cred", "12"),
+        ("--sysext", "a.raw", "13"),
+        ("--confext", "a.confext.raw", "12"),
+    ):
+        (tmp_path / name).write_bytes(b"content")
+        changed = pcrs(uki, option, tmp_path / name)
+        assert {number for number in plain if plain[number] != changed[number]} == {"9", register}
+    assert "*.cred in ASCII" in refusal(uki, "--credential", tmp_path / "a.raw").message
+
+
+def test_a_stub_that_appends_consoles_needs_to_be_told_which(uki: Path) -> None:
+    assert "expected console= with systemd-stub 262" in refusal(uki, "--stub-version", 262).message
+    none = pcrs(uki, "--stub-version", 262, "--console", "")
+    one = pcrs(uki, "--stub-version", 262, "--console", "console=ttyS0")
+    two = pcrs(uki, "--stub-version", 262, "--console", "console=ttyS0", "--console", "console=tty0")
+    assert {number for number in none if none[number] != one[number]} == {"9"}
+    assert one["9"] != two["9"]
+
+
 def test_another_stub_version_may_be_stated(uki: Path) -> None:
     plain, older = pcrs(uki), pcrs(uki, "--stub-version", 252)
     assert {number for number in plain if plain[number] != older[number]} == {"9", "11"}
@@ -134,8 +157,10 @@ def test_a_disk_with_a_partition_table_moves_5_only(uki: Path, tmp_path: Path) -
     )
     plain, changed = pcrs(uki), pcrs(uki, "--disk", disk)
     assert {number for number in plain if plain[number] != changed[number]} == {"5"}
-    disk.write_bytes(bytes(1 << 20))
+    disk.write_bytes(write_fat({"A": b"a"}, volume_id=1, label="TEST"))
     assert pcrs(uki, "--disk", disk) == plain
+    disk.write_bytes(bytes(1 << 20))
+    assert "a partition table or a FAT file system" in refusal(uki, "--disk", disk).message
 
 
 def test_secure_boot_moves_4_and_7_and_needs_a_key_that_signed_the_image(uki: Path, tmp_path: Path) -> None:
@@ -294,6 +319,7 @@ FOREIGN = {
     ("--disk", "FILE"): "sev-snp",
     ("--bank", "sha256"): "tdx",
     ("--secure-boot",): "nitro-eif",
+    ("--console", "console=tty0"): "nitro-eif",
     ("--qemu", "7.2"): "qemu-q35-ovmf-2022.11",
 }
 

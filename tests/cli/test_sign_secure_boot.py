@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from blindbuild.assemble.disk import BOOT_PATH
+from blindbuild.assemble.disk import BOOT_PATH, build_gpt_disk
 from blindbuild.cli.outputs import check_image
 from blindbuild.cli.sign import command
 from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import BuildError, UsageError
 from blindbuild.formats.authenticode import authenticode_digests
 from blindbuild.formats.fat import read_fat
+from blindbuild.formats.gpt import parse_gpt
 from blindbuild.formats.image_signature import signer_certificates
 from tests.cli.test_image_directory import write_image
 from tests.fakes.pe_image import make_pe
@@ -82,6 +83,52 @@ def test_a_signed_image_is_refused_unless_its_signature_may_go(
     assert sign(uki, *keys, "--output", uki, "--replace").exception is None
 
 
+@pytest.mark.parametrize("name", ["db.key", "db.crt"])
+def test_the_key_and_its_certificate_are_not_written_over(
+    tmp_path: Path, keys: tuple[str | Path, ...], name: str
+) -> None:
+    (tmp_path / "linux.efi").write_bytes(UKI)
+    (tmp_path / "link").symlink_to(tmp_path)
+    before = (tmp_path / name).read_bytes()
+    done = sign(tmp_path / "linux.efi", *keys, "--output", tmp_path / "link" / name)
+    assert isinstance(done.exception, UsageError)
+    assert "another name than a file of the image, key or certificate" in done.exception.message
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_the_signed_disk_has_a_partition_table_where_the_unsigned_one_has(
+    tmp_path: Path, keys: tuple[str | Path, ...]
+) -> None:
+    image = write_image(tmp_path / "image", hello__efi=UKI, hello__raw=build_gpt_disk(UKI))
+    assert sign(image, *keys).exception is None
+    disk = (image / "hello.signed.raw").read_bytes()
+    assert disk == build_gpt_disk((image / "hello.signed.efi").read_bytes())
+    assert parse_gpt(disk).event_data == parse_gpt(build_gpt_disk(UKI)).event_data
+
+
+@pytest.mark.parametrize("start", ["PKCS11:", " pkcs11:", "Pkcs11:"])
+def test_a_uri_that_is_written_wrong_is_no_file_whose_name_is_shown(
+    tmp_path: Path, keys: tuple[str | Path, ...], start: str
+) -> None:
+    (tmp_path / "linux.efi").write_bytes(UKI)
+    uri = f"{start}object=db?module-path=/m&pin-value=s3cret"
+    done = sign(tmp_path / "linux.efi", "--secureboot", uri, *keys[2:])
+    assert isinstance(done.exception, UsageError)
+    assert done.exception.message.startswith("expected a URI that starts with 'pkcs11:'")
+    assert "s3cret" not in str(done.exception) + done.output
+
+
+def test_a_link_at_the_target_is_replaced_and_not_followed(
+    tmp_path: Path, keys: tuple[str | Path, ...]
+) -> None:
+    (tmp_path / "linux.efi").write_bytes(UKI)
+    (tmp_path / "other").write_bytes(b"other")
+    (tmp_path / "linux.signed.efi").symlink_to(tmp_path / "other")
+    assert sign(tmp_path / "linux.efi", *keys).exception is None
+    assert (tmp_path / "other").read_bytes() == b"other"
+    assert not (tmp_path / "linux.signed.efi").is_symlink()
+
+
 def test_a_directory_with_another_image_than_it_says_is_refused(
     image: Path, keys: tuple[str | Path, ...]
 ) -> None:
@@ -97,6 +144,9 @@ def test_a_directory_with_another_image_than_it_says_is_refused(
         ("hello.efi", "another name than a file of the image"),
         ("../image/hello.x", "another name than a file of the image"),
         ("kernel.config", "another name than a file of the image"),
+        ("SHA256SUMS", "another name than a file of the image"),
+        ("manifest.dsse.json", "another name than a file of the image"),
+        ("release.dsse.json", "another name than a file of the image"),
         ("signed.raw", "the disk goes there"),
     ],
 )

@@ -117,6 +117,7 @@ class Judge:
     envelope: bytes | None = None
     release: bytes | None = None
     no_release: bool = False
+    ledger: bytes | None = None
 
     def but(self, **changes) -> Judge:
         return replace(self, **changes)
@@ -132,6 +133,7 @@ class Judge:
             now=self.now,
             policy=self.policy,
             history=self.history,
+            ledger=self.ledger,
         )
 
 

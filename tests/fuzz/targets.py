@@ -17,6 +17,7 @@ from typing import NamedTuple
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from blindbuild.digest import Digest, HashAlgorithm
+from blindbuild.errors import BlindbuildError
 from blindbuild.formats.ar import read_ar
 from blindbuild.formats.canonical import parse_canonical, parse_json
 from blindbuild.formats.cbor import decode_cbor
@@ -33,6 +34,13 @@ from blindbuild.formats.certificate import parse_certificate, read_endorsement_p
 from blindbuild.formats.cose import parse_sign1, sign_sign1
 from blindbuild.formats.cpio import CpioEntry, read_newc, write_newc
 from blindbuild.formats.deb import read_deb
+from blindbuild.formats.der import (
+    CONSTRUCTED,
+    OBJECT_IDENTIFIER,
+    read_members,
+    read_object_identifier,
+    read_only,
+)
 from blindbuild.formats.devicepath import parse_image_load, parse_load_option
 from blindbuild.formats.dsse import parse_envelope
 from blindbuild.formats.efivars import pack_load_option, read_variables
@@ -59,13 +67,22 @@ from blindbuild.formats.tcglog import (
 )
 from blindbuild.formats.tpm2 import parse_quote, parse_signature
 from blindbuild.formats.tpmkey import parse_public
-from blindbuild.manifest import parse_statement, parse_trust
+from blindbuild.manifest import parse_ledger, parse_statement, parse_trust
+from blindbuild.measure.command_line import decode_command_line
+from blindbuild.measure.secure_boot import SecureBootState, find_authority
+from blindbuild.measure.snp import SnpLaunch, predict_sev_launch, predict_snp_launch
+from blindbuild.measure.stub_inputs import Addon, StubInputs
+from blindbuild.measure.tdx import predict_mrtd
+from blindbuild.measure.uki import measure_uki
+from blindbuild.publish import load_certificates, load_rsa_key, parse_key_uri, sign_boot_image
 from blindbuild.verify import parse_session, session_bytes
 from blindbuild.verify.explain import describe_event, explain_logs
+from tests.fakes.channels import closed_ledger, ledger_bytes
 from tests.fakes.deb import make_ar, make_deb, make_tar, tar_file
 from tests.fakes.ovmf_image import OvmfImage
-from tests.fakes.pe_image import make_pe
+from tests.fakes.pe_image import FakeSection, make_pe
 from tests.fakes.published import Event, honest_boot, log_bytes, variable
+from tests.fakes.secure_boot import make_key
 from tests.fakes.variable_store import empty_store
 from tests.fakes.world import authority, publisher, session, tpm
 from tests.unit.test_firmware_volume import flash, guided, pack, section, volume
@@ -115,6 +132,51 @@ def _read_ovmf(data: bytes) -> None:
     table = read_footer_table(data)
     read_sev_metadata(data, table)
     read_tdx_metadata(data, table)
+
+
+def _read_der(data: bytes) -> None:
+    todo = [read_only(data)]
+    while todo:
+        element = todo.pop()
+        if element.tag == OBJECT_IDENTIFIER:
+            read_object_identifier(element)
+        elif element.tag & CONSTRUCTED:
+            todo += read_members(element)
+
+
+def _find_authority(data: bytes) -> None:
+    assert find_authority(_trusting_state(), BytesSource(data))
+
+
+def _measure_uki(data: bytes) -> None:
+    addon = Addon(name="x.addon.efi", image=data)
+    failed: list[BlindbuildError] = []
+    for version, inputs in ((None, StubInputs()), (257, StubInputs(addons=(addon,))), (252, StubInputs())):
+        try:
+            measure_uki(BytesSource(data), (SHA256,), inputs=inputs, stub_version=version, threads=0)
+        except BlindbuildError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]  # which tells the fuzzer how far it came
+
+
+def _launch(data: bytes) -> None:
+    failed: list[BlindbuildError] = []
+    for predict in (
+        lambda: predict_mrtd(data),
+        lambda: predict_snp_launch(SnpLaunch(firmware=data, processors=2, signature=0x800F12)),
+        lambda: predict_sev_launch(SnpLaunch(firmware=data, signature=0x800F12), encrypted_state=True),
+    ):
+        try:
+            predict()
+        except BlindbuildError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
+
+
+def _read_key_uri(data: bytes) -> None:
+    parse_key_uri(data.decode("latin-1"))
 
 
 def _read_certificate(data: bytes) -> None:
@@ -217,6 +279,30 @@ def _ovmf_images() -> list[bytes]:
     return [OvmfImage().build()]
 
 
+@cache
+def _trusting_state() -> SecureBootState:
+    lists = make_key("db").esl
+    return SecureBootState(enabled=True, pk=lists, kek=lists, db=lists, dbx=make_key("other").esl)
+
+
+def _signed_images() -> list[bytes]:
+    key, pair = load_rsa_key(make_key("db").pem), load_certificates(make_key("db").der)
+    return [sign_boot_image(make_pe(), key, pair)]
+
+
+def _ukis() -> list[bytes]:
+    kernel = make_pe([FakeSection(b".text", b"kernel")])
+    magic = b"#### LoaderInfo: systemd-stub 257.13 ####\0"
+    sections = [FakeSection(b".sdmagic", magic), FakeSection(b".linux", kernel)]
+    texts = {b".osrel": b"ID=x", b".cmdline": b"quiet", b".initrd": b"initrd", b".uname": b"6.1"}
+    sections += [FakeSection(name, data) for name, data in texts.items()]
+    return [make_pe(sections), make_pe([FakeSection(b".cmdline", b"more"), FakeSection(b".ucode", b"u")])]
+
+
+def _key_uris() -> list[bytes]:
+    return [b"pkcs11:token=a%20b;object=c;id=%01?module-path=/m&pin-value=1234"]
+
+
 TARGETS = (
     Target("tcglog", _read_log, _logs),
     Target("ccel", _read_cc, _cc_logs),
@@ -229,7 +315,13 @@ TARGETS = (
     Target("signature-lists", parse_signature_lists, _signature_lists),
     Target("gpt", parse_gpt, _gpts),
     Target("pe", read_pe, lambda: [make_pe()]),
-    Target("image-signature", read_signatures, lambda: [make_pe()]),
+    Target("image-signature", read_signatures, lambda: [make_pe(), *_signed_images()]),
+    Target("authority", _find_authority, _signed_images),
+    Target("der", _read_der, lambda: [make_key("db").der, bytes.fromhex("300b06092a864886f70d010702")]),
+    Target("uki", _measure_uki, _ukis),
+    Target("launch", _launch, _ovmf_images),
+    Target("command-line", decode_command_line, lambda: ["quiet \u00e9\u20ac\U0001f600".encode()]),
+    Target("key-uri", _read_key_uri, _key_uris),
     Target("eif", lambda data: read_eif(BytesSource(data)), _eifs),
     Target("eif-signature", parse_eif_signature, lambda: [bytes.fromhex("81a16161f6")]),
     Target("cbor", decode_cbor, lambda: [bytes.fromhex("a261610161628241004101")]),
@@ -246,6 +338,7 @@ TARGETS = (
     Target("canonical-json", parse_canonical, lambda: [b'{"a":[1,null,"x"]}']),
     Target("envelope", parse_envelope, lambda: [publisher().envelope]),
     Target("statement", parse_statement, lambda: [publisher().statement]),
+    Target("ledger", parse_ledger, lambda: [ledger_bytes(closed_ledger(version)) for version in (1, 2)]),
     Target("trust", parse_trust, lambda: [publisher().trust(test_tpm_roots=[authority().root_pem])]),
     Target("session", parse_session, _sessions),
     Target("quote", parse_quote, _quotes),

@@ -14,11 +14,20 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from blindbuild.client import Connection, Expectation, StateStore, attest, open_attested, transport
+from blindbuild.client import (
+    AttestedConnection,
+    Connection,
+    Expectation,
+    StateStore,
+    attest,
+    open_attested,
+    transport,
+)
 from blindbuild.errors import ChannelError, VerificationError
 from blindbuild.manifest import parse_trust
 from blindbuild.verify import Policy, parse_session, session_bytes
 from tests.fakes.attester import Attester, Server, TlsKey, plain_answer
+from tests.fakes.channels import closed_ledger, ledger_bytes, publisher_of
 from tests.fakes.published import NOW, Publisher, command_line, honest_boot, log_bytes
 from tests.fakes.software_tpm import SoftwareTpm
 from tests.fakes.world import TEST_POLICY, authority, boot_of, judge, pinned_trust, publisher, tpm
@@ -65,6 +74,36 @@ def test_an_honest_server_is_verified_then_asked_on_the_same_connection() -> Non
         "/v1/hello",
         "/v1/hello",
     ]
+
+
+def test_a_program_can_require_closed_channels_too() -> None:
+    attester, ledger = honest(), ledger_bytes(closed_ledger())
+    published = publisher_of(ledger)
+
+    def connect(*required: str, data: bytes | None = ledger) -> AttestedConnection:
+        return open_attested(
+            server.url,
+            envelope=published.envelope,
+            release=published.release,
+            trust=pinned_trust(),
+            policy=dataclasses.replace(TEST_POLICY, required_closed=frozenset(required)),
+            clock=lambda: NOW,
+            ledger=data,
+        )
+
+    with Server(attester.handle, attester.key) as server:
+        with connect("disk", "egress") as connection:
+            assert connection.post("/v1/hello", b"one") == b"hello, one"
+        asked = server.connections
+        for required, data, step, reason in (
+            (("memory",), ledger, "P3", "channel-not-closed"),
+            (("disk",), None, "P2", "ledger-missing"),
+            (("disk",), ledger + b" ", "P2", "other-ledger"),
+        ):
+            with pytest.raises(VerificationError) as refused:
+                connect(*required, data=data)
+            assert (refused.value.step, refused.value.reason) == (step, reason)
+        assert server.connections == asked
 
 
 def test_two_exchanges_share_nothing_that_was_random() -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from blindbuild.assemble.disk import BOOT_PATH, build_disk
-from blindbuild.errors import MachineError, UsageError
+from blindbuild.assemble.disk import BOOT_PATH, build_disk, build_gpt_disk, read_uki
+from blindbuild.errors import BuildError, MachineError, UsageError
 from blindbuild.formats.efivars import read_variables
-from blindbuild.formats.fat import read_fat
+from blindbuild.formats.fat import read_fat, write_fat
+from blindbuild.formats.gpt import parse_gpt
 from blindbuild.formats.pe import read_pe
 from blindbuild.machine.attack import (
     ATTACKS,
@@ -86,6 +87,19 @@ def test_the_honest_disk_is_not_touched(config: MachineConfig) -> None:
     before = config.disk.read_bytes()
     assert attacked("initrd-byte", config).disk != config.disk
     assert config.disk.read_bytes() == before
+
+
+def test_an_attacked_disk_with_a_partition_table_keeps_it(config: MachineConfig, tmp_path: Path) -> None:
+    disk = tmp_path / "partitioned.raw"
+    disk.write_bytes(build_gpt_disk(UKI))
+    changed = attacked("initrd-flip", replace(config, disk=disk)).disk.read_bytes()
+    assert parse_gpt(changed).event_data == parse_gpt(disk.read_bytes()).event_data
+    assert read_uki(changed) == flip_byte(UKI, ".initrd")
+
+
+def test_a_disk_that_boots_nothing_has_no_image() -> None:
+    with pytest.raises(BuildError, match=r"expected a file EFI/BOOT/BOOTX64\.EFI"):
+        read_uki(write_fat({"A": b"a"}, volume_id=1, label="TEST"))
 
 
 def test_another_image_takes_the_place_of_the_image(config: MachineConfig) -> None:

@@ -13,6 +13,7 @@ from blindbuild.formats.firmware_volume import (
     MAX_CANDIDATES,
     MAX_FILES,
     MAX_FIRMWARE,
+    MAX_SECTIONS,
     MAX_UNPACKED,
     MAX_VOLUMES,
     find_dxe_volume,
@@ -73,6 +74,11 @@ def test_a_version_that_no_firmware_has_is_refused(version: str) -> None:
         (b"_FVH" * (MAX_CANDIDATES + 1), f"expected at most {MAX_CANDIDATES} places"),
         (volume(b"") * (MAX_VOLUMES + 1), f"expected at most {MAX_VOLUMES} volumes"),
         (volume(file(b"") * (MAX_FILES + 1)), f"expected at most {MAX_FILES} files"),
+        (flash(section(0x19, b"") * (MAX_SECTIONS + 1)), f"expected at most {MAX_SECTIONS} sections"),
+        (
+            flash(guided(pack(section(0x17, b"") * (MAX_SECTIONS + 1)))),
+            f"expected at most {MAX_SECTIONS} sections",
+        ),
         (bytes(MAX_FIRMWARE + 1), f"expected at most {MAX_FIRMWARE} bytes"),
     ],
 )

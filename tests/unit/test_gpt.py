@@ -10,7 +10,7 @@ import pytest
 
 from blindbuild.assemble.disk import build_disk, build_gpt_disk
 from blindbuild.errors import FormatError
-from blindbuild.formats.gpt import EFI_SYSTEM_PARTITION, parse_gpt, write_gpt_disk
+from blindbuild.formats.gpt import EFI_SYSTEM_PARTITION, has_gpt, parse_gpt, write_gpt_disk
 from blindbuild.formats.source import BytesSource
 from tests.fakes.damage import assert_all_refused, assert_nothing_else_raised, bit_flips, truncations
 from tests.fakes.pe_image import make_pe
@@ -206,3 +206,23 @@ def test_the_disk_of_an_image_holds_the_unpartitioned_disk_as_its_partition() ->
     assert image[1 << 20 : (1 << 20) + len(plain)] == plain
     other = parse_gpt(build_gpt_disk(make_pe(tail=b"another"))).event_data
     assert other == parse_gpt(image).event_data
+
+
+def test_firmware_sees_a_table_where_there_is_a_protective_mbr_and_a_header() -> None:
+    assert has_gpt(written())
+    assert not has_gpt(bytes(1 << 16))
+    assert not has_gpt(b"")
+
+
+def test_a_header_or_a_protective_mbr_alone_is_refused() -> None:
+    whole = written()
+    for data, reason in (
+        (bytes(512) + whole[512:], "got a header without an MBR"),
+        (whole[:446] + b"\x80" + whole[447:], "got a header without an MBR"),  # active: edk2 refuses it
+        (whole[:512] + bytes(512) + whole[1024:], "got an MBR without a header"),
+    ):
+        with pytest.raises(FormatError, match=reason):
+            has_gpt(data)
+    # a disk with sectors of 4096 bytes is not one without a table
+    with pytest.raises(FormatError, match="512 bytes on, a header; got an MBR without a header"):
+        has_gpt(whole[:512] + bytes(3584) + whole[512:])

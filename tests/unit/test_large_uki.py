@@ -17,7 +17,7 @@ MIB = 1 << 20
 MAX_RESIDENT_MIB = 200
 
 CHILD = """
-import json, re, sys, pathlib
+import json, sys, pathlib
 from blindbuild.digest import HashAlgorithm
 from blindbuild.host.file_source import FileSource
 from blindbuild.measure.uki import measure_uki
@@ -25,7 +25,7 @@ with FileSource(pathlib.Path(sys.argv[1])) as source:
     result = measure_uki(source, [HashAlgorithm(name) for name in sys.argv[2:]], stub_version=257)
 print(json.dumps({
     # not ru_maxrss: the kernel hands the parent's on through exec
-    "kib": int(re.search(r"VmHWM: *([0-9]+) kB", pathlib.Path("/proc/self/status").read_text())[1]),
+    "kib": int(pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]),
     "initrd": {name.value: digest.hex for name, digest in result.initrd.items()},
     "section": {name.value: digest.hex for name, digest in result.sections[".initrd"].items()},
     "image": {name.value: digest.hex for name, digest in result.authenticode.items()},

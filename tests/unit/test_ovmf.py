@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +95,13 @@ def test_a_guid_that_is_there_twice_is_refused() -> None:
     image = OvmfImage(extra=entry(SEV_ES_RESET, struct.pack("<I", 0x1234)))
     with pytest.raises(FormatError, match="once in the GUIDed table, got it 2 times"):
         read_footer_table(image.build())
+
+
+def test_a_table_of_thousands_of_entries_is_read_at_once() -> None:
+    many = b"".join(entry(str(UUID(int=number)), b"") for number in range(3600))
+    started = time.process_time()
+    assert len(read_footer_table(OvmfImage(pages=32, extra=many).build()).entries) > 3600
+    assert time.process_time() - started < 1
 
 
 def test_an_entry_larger_than_the_table_is_refused() -> None:
@@ -205,3 +213,13 @@ def test_an_image_without_a_list_names_what_is_missing() -> None:
 
 def test_two_images_that_differ_in_a_section_are_read_as_different() -> None:
     assert _sev(OvmfImage()) != _sev(replace(OvmfImage(), sev_sections=AMD_SEV_SECTIONS[:-1]))
+
+
+def test_lists_that_name_more_memory_than_a_measurement_is_worth_are_refused() -> None:
+    areas = [(0x8000000 * index, 0x8000000) for index in (1, 2, 3)]
+    image = OvmfImage(sev_sections=[(*area, 1) for area in areas]).build()
+    with pytest.raises(FormatError, match="SEV metadata: expected at most 0x10000000 bytes in all"):
+        read_sev_metadata(image, read_footer_table(image))
+    image = OvmfImage(memory=[*((*area, 3) for area in areas), (0x1000, 0x1000, 2)]).build()
+    with pytest.raises(FormatError, match="TDX metadata: expected at most 0x10000000 bytes in all"):
+        read_tdx_metadata(image, read_footer_table(image))

@@ -64,22 +64,47 @@ def test_a_uri_names_token_key_module_and_pin() -> None:
         ("pkcs11:object=db", "expected module-path"),
         ("pkcs11:token=a?module-path=/m", "expected object= or id="),
         ("pkcs11:object=db;type=cert?module-path=/m", "expected type=private"),
-        ("pkcs11:object=db;slot-id=1?module-path=/m", "unknown attribute 'slot-id'"),
+        ("pkcs11:object=db;slot-id=1?module-path=/m", "unknown attribute, got 'slot-id'"),
         ("pkcs11:object=db;object=db?module-path=/m", "expected object once"),
-        ("pkcs11:object=db;?module-path=/m", "unknown attribute ''"),
-        ("pkcs11:object?module-path=/m", "unknown attribute 'object'"),
+        ("pkcs11:object=db;?module-path=/m", "unknown attribute, got ''"),
+        ("pkcs11:object?module-path=/m", "unknown attribute, got 'object'"),
         ("pkcs11:object=?module-path=/m", "percent-encoded value"),
         ("pkcs11:object=%zz?module-path=/m", "percent-encoded value"),
         ("pkcs11:object=%ff?module-path=/m", "expected UTF-8"),
         ("pkcs11:object=a%00?module-path=/m", "expected no NUL"),
         (f"{PLAIN}&pin-value=1&pin-source=/f", "pin-value or pin-source, got both"),
-        (f"{PLAIN}&module-name=x", "unknown attribute 'module-name'"),
+        (f"{PLAIN}&module-name=x", "unknown attribute, got 'module-name'"),
         ("pkcs11:" + "a" * 5000, "at most 4096"),
     ],
 )
 def test_a_uri_that_says_something_else_is_refused(uri: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         parse_key_uri(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"{PLAIN}&pin-value=12&s3cret",
+        f"{PLAIN}&pin-value=12&s3cret=1",
+        f"{PLAIN}&pin-value:s3cret",
+        f"{PLAIN}&pin_value=12&s3cret",
+        "pkcs11:object=db;pin-value=12;s3cret?module-path=/m",
+        f"{PLAIN}&pin-value=s3cret%zz",
+        f"{PLAIN}&pin-value=s3cret%00",
+        f"{PLAIN}&pin-value=s3cret%ff",
+        f"{PLAIN}&pin-value=s3cret&pin-value=s3cret",
+        f"{PLAIN}&pin-value=s3cret&pin-source=/f",
+    ],
+)
+def test_no_part_of_a_pin_is_in_a_message(uri: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_key_uri(uri)
+    assert "s3cret" not in f"{refused.value.message} {refused.value.hint}"
+
+
+def test_a_pin_is_not_shown_with_the_key_it_opens() -> None:
+    assert "1234" not in repr(parse_key_uri(f"{PLAIN}&pin-value=1234"))
 
 
 def test_a_module_that_is_not_there_is_a_tool_that_is_missing() -> None:

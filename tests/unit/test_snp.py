@@ -117,7 +117,7 @@ def test_what_a_value_depends_on_is_listed() -> None:
         ),
         (
             replace(LAUNCH, hashes=HASHES, firmware=OvmfImage(hashes=(0x810F80, 0x80)).build()),
-            "expected an offset of at most 3920, got 3968",
+            "expected room for 176 bytes, got 128",
         ),
         (replace(LAUNCH, firmware_digest=Digest.sha256(b"")), "firmware digest: expected sha384, got sha256"),
     ],
@@ -273,3 +273,14 @@ def test_a_processor_starts_where_it_is_told() -> None:
     assert len(page) == 4096
     assert int.from_bytes(page[0x178:0x180], "little") == 0xB004
     assert int.from_bytes(page[0x18:0x20], "little") == 0x800000
+
+
+@pytest.mark.parametrize("encrypted_state", [False, True])
+def test_room_that_is_too_short_for_the_hashes_is_refused_as_qemu_does(encrypted_state: bool) -> None:
+    assert len(write_hash_table(HASHES)) == 176
+    launch = replace(LAUNCH, hashes=HASHES, firmware=OvmfImage(hashes=(0x810C00, 176)).build())
+    assert predict_sev_launch(launch, encrypted_state=encrypted_state)
+    assert predict_snp_launch(launch)
+    short = replace(launch, firmware=OvmfImage(hashes=(0x810C00, 175)).build())
+    with pytest.raises(MeasureError, match="expected room for 176 bytes, got 175"):
+        predict_sev_launch(short, encrypted_state=encrypted_state)

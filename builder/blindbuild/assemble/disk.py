@@ -10,7 +10,7 @@ from uuid import UUID
 
 from blindbuild.errors import BuildError
 from blindbuild.formats.fat import read_fat, write_fat
-from blindbuild.formats.gpt import parse_gpt, write_gpt_disk
+from blindbuild.formats.gpt import SECTOR, has_gpt, parse_gpt, write_gpt_disk
 from blindbuild.formats.pe import read_pe
 
 BOOT_PATH = "EFI/BOOT/BOOTX64.EFI"  # UEFI specification 2.10, 3.5.1.1: removable media boot behaviour, x64
@@ -50,7 +50,32 @@ def build_gpt_disk(uki: bytes) -> bytes:
     partitions = parse_gpt(image).partitions
     if len(partitions) != 1:
         raise BuildError(f"disk: expected one partition in the table that was written, got {len(partitions)}")
-    start, end = partitions[0].first_sector * 512, (partitions[0].last_sector + 1) * 512
+    start, end = partitions[0].first_sector * SECTOR, (partitions[0].last_sector + 1) * SECTOR
     if image[start:end] != system:
         raise BuildError("disk: the partition that was written does not read back as it was meant")
     return image
+
+
+def read_uki(disk: bytes) -> bytes:
+    """Return what a disk of `build_disk` or `build_gpt_disk` boots.
+
+    Raises:
+        FormatError, ArchiveError: it is neither.
+        BuildError: it boots nothing.
+    """
+    if has_gpt(disk):
+        first = parse_gpt(disk).partitions[0]
+        disk = disk[first.first_sector * SECTOR : (first.last_sector + 1) * SECTOR]
+    files = read_fat(disk)
+    if BOOT_PATH not in files:
+        raise BuildError(f"disk: expected a file {BOOT_PATH}, got none")
+    return files[BOOT_PATH]
+
+
+def replace_uki(disk: bytes, uki: bytes) -> bytes:
+    """Return a disk of the same kind that boots another image.
+
+    Raises:
+        PeError, ArchiveError, BuildError: as `build_disk`.
+    """
+    return build_gpt_disk(uki) if has_gpt(disk) else build_disk(uki)

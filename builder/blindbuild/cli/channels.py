@@ -21,9 +21,9 @@ from blindbuild.errors import FormatError, UsageError, VerificationError
 from blindbuild.formats.canonical import JsonValue, parse_canonical
 from blindbuild.host.files import read_bytes
 from blindbuild.manifest import Statement, parse_statement
+from blindbuild.manifest.ledger import MAX_LEDGER
 
 LEDGER, CONFIG, SYSTEM_MAP = "channels.json", "kernel.config", "System.map"
-MAX_LEDGER = 64 << 20  # bytes; a line for each file of a large tree
 MAX_TEXT = 64 << 20  # bytes; the System.map of a distribution's kernel has 10 MB
 _FIELDS = frozenset({"path", "what", "control"})
 _ORDER = (State.OPEN, State.NARROWED, State.STATED, State.CLOSED)

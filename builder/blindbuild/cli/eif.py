@@ -12,6 +12,7 @@ import click
 from blindbuild.assemble.eif import EifMetadata, EifSigner, build_eif, load_signer, split_uki
 from blindbuild.cli.naming import reading
 from blindbuild.cli.options import json_option, print_json
+from blindbuild.cli.progress import large_work
 from blindbuild.errors import UsageError
 from blindbuild.formats.eif import MAGIC
 from blindbuild.formats.source import Source
@@ -66,6 +67,7 @@ def command(
     metadata = EifMetadata(name=name or output.stem, version=image_version, build_time=build_time)
     signer = _load_signer(sign_key, sign_certificate)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(large_work(f"write {output.name}", parts.files))
         opened, text, disks = _open(parts, stack)
         built = build_eif(kernel=opened, command_line=text, ramdisks=disks, metadata=metadata, signer=signer)
         write_chunks_atomically(output, built.chunks())
@@ -80,6 +82,11 @@ class _Parts:
     kernel: Path | None
     command_line: str | None
     ramdisks: tuple[Path, ...]
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file that was named."""
+        return [path for path in (self.image, self.kernel, *self.ramdisks) if path is not None]
 
     @property
     def names(self) -> str:
@@ -98,7 +105,7 @@ def _read(parts: _Parts) -> tuple[Path, tuple[NamedMeasurement, ...]]:
     with FileSource(parts.image) as source:
         if not _is_eif(source):
             raise UsageError(f"{parts.image}: expected an EIF to read, or --output, where one goes")
-        with reading(parts.image):
+        with reading(parts.image), large_work(f"read {parts.image.name}", parts.files):
             return parts.image, measure_eif(source)
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import click
 
 from blindbuild.cli.options import JudgingOptions
-from blindbuild.cli.outputs import find_manifest
+from blindbuild.cli.outputs import LEDGER, find_manifest
 from blindbuild.client import Expectation, StateStore
 from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import UsageError
 from blindbuild.formats.dsse import MAX_ENVELOPE
 from blindbuild.host.files import read_bytes
 from blindbuild.manifest import parse_trust
+from blindbuild.manifest.ledger import MAX_LEDGER
 from blindbuild.manifest.trust import MAX_TRUST
 from blindbuild.verify import Appraisal, Policy
 from blindbuild.verify.registers import RegisterResult
@@ -34,11 +35,20 @@ def expect(options: JudgingOptions) -> Expectation:
             allow_test_tpm=options.allow_test_tpm,
             allow_debug=options.allow_debug,
             allow_unsafe_clock=options.allow_unsafe_clock,
+            required_closed=frozenset(options.require_closed),
         ),
         bank=HashAlgorithm(options.bank),
         state=_state(options.state) if options.history else None,
         remember=options.remember,
+        ledger=_ledger(options.ledger, manifest),
     )
+
+
+def _ledger(chosen: Path | None, manifest: Path) -> bytes | None:
+    path = manifest.with_name(LEDGER) if chosen is None else chosen
+    if chosen is None and not path.is_file():
+        return None  # step P2 refuses it when a channel must be closed
+    return read_bytes(path, error=UsageError, limit_bytes=MAX_LEDGER)
 
 
 def _state(chosen: Path | None) -> StateStore:

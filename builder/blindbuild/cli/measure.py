@@ -56,6 +56,9 @@ def command(
     IMAGE is a UKI, a kernel, or for nitro-eif an enclave image. Without one, sev, sev-es, sev-snp and tdx
     tell what the firmware alone decides.
 
+    Behind each option stand the platforms it is for: uefi (a qemu-q35 platform), direct (the same with
+    --direct), cloud, sev, tdx.
+
     Example: blindbuild measure images/hello/1.0.0/hello.efi --firmware OVMF_CODE_4M.fd --bank sha256
     """
     family = _family(platform, options)

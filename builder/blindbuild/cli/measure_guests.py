@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blindbuild.cli.measure_options import MeasureOptions, refuse_given
+from blindbuild.cli.naming import reading
+from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import UsageError
+from blindbuild.formats.source import read_chunks
 from blindbuild.host.file_source import FileSource
 from blindbuild.host.files import read_bytes
 from blindbuild.measure.eif import measure_eif
+from blindbuild.measure.event import hash_in_banks
 from blindbuild.measure.named import NamedMeasurement, UnpredictedMeasurement
 from blindbuild.measure.snp import (
     SNP_ACTIVE,
@@ -25,6 +29,7 @@ from blindbuild.measure.snp_hashes import KernelHashes, hash_kernel
 from blindbuild.measure.snp_vmsa import Vmm
 
 MAX_FIRMWARE = 64 << 20  # bytes
+_SHA256 = HashAlgorithm.SHA256  # what QEMU hashes a kernel with
 SEV_PLATFORMS = ("sev", "sev-es", "sev-snp")
 # Before SEV-SNP there are no guest features in a launch digest, and before SEV-ES no processors.
 _WITHOUT_EFFECT = {
@@ -94,7 +99,10 @@ def predict_eif(image: Path) -> GuestPrediction:
     Raises:
         BlindbuildError: no well-formed EIF.
     """
-    with FileSource(image) as source:
+    with (
+        FileSource(image) as source,
+        reading(image, hint="`blindbuild eif IMAGE -o FILE` makes one of a UKI"),
+    ):
         return GuestPrediction(measure_eif(source))
 
 
@@ -114,8 +122,14 @@ def _hashes(image: Path | None, options: MeasureOptions) -> KernelHashes | None:
         if options.initrd is not None or options.command_line:
             raise UsageError("--initrd and --command-line: expected the kernel as well, got none")
         return None
-    initrd = b"" if options.initrd is None else read_bytes(options.initrd, error=UsageError)
-    return hash_kernel(read_bytes(image, error=UsageError), initrd=initrd, command_line=options.command_line)
+    hashes = hash_kernel(b"", command_line=options.command_line)
+    initrd = hashes.initrd if options.initrd is None else _hash(options.initrd)
+    return replace(hashes, kernel=_hash(image), initrd=initrd)
+
+
+def _hash(path: Path) -> Digest:
+    with FileSource(path) as source:
+        return hash_in_banks(read_chunks(source, 0, source.size), (_SHA256,))[_SHA256]
 
 
 def _signature(cpu: str | None) -> int | None:

@@ -18,6 +18,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 BANKS = ("sha256", "sha384", "sha512")
 ALL_BANKS = ("sha1", *BANKS)
 UEFI, DIRECT, CLOUD, SEV, TDX, EIF = "uefi", "direct", "cloud", "sev", "tdx", "eif"
+_FAMILY_NAMES = {  # as a person would type them
+    UEFI: "qemu-q35-… from a disk",
+    DIRECT: "qemu-q35-… with --direct",
+    CLOUD: "gcp, gcp-tdx, nitro-tpm, azure",
+    SEV: "sev, sev-es, sev-snp",
+    TDX: "tdx",
+    EIF: "nitro-eif",
+}
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -41,7 +49,11 @@ class MeasureOptions:
     profile: int = 0
     load_options: str = ""
     addons: tuple[Path, ...] = ()
+    credentials: tuple[Path, ...] = ()
+    sysexts: tuple[Path, ...] = ()
+    confexts: tuple[Path, ...] = ()
     smbios_command_line: str = ""
+    consoles: tuple[str, ...] = ()
     initrd: Path | None = None
     command_line: str = ""
     memory: int | None = None
@@ -167,6 +179,14 @@ OPTIONS = (
         type=_FILE,
         help="A *.addon.efi beside the UKI; repeatable.",
     ),
+    *(
+        _option(field, name, families=_BOOTS, multiple=True, type=_FILE, help=f"{what}; repeatable.")
+        for field, name, what in (
+            ("credentials", "--credential", "A *.cred beside the UKI"),
+            ("sysexts", "--sysext", "A system extension *.raw beside the UKI"),
+            ("confexts", "--confext", "A configuration extension *.confext.raw beside the UKI"),
+        )
+    ),
     _option(
         "smbios_command_line",
         "--smbios-command-line",
@@ -174,6 +194,14 @@ OPTIONS = (
         default="",
         metavar="TEXT",
         help="What the host adds as io.systemd.stub.kernel-cmdline-extra.",
+    ),
+    _option(
+        "consoles",
+        "--console",
+        families=_BOOTS,
+        multiple=True,
+        metavar="TEXT",
+        help="What stub 261 or later appends, such as console=ttyS0; repeatable, '' for nothing.",
     ),
     _option(
         "direct",
@@ -314,7 +342,8 @@ def measure_options(function: Function) -> Function:
         function(**values, options=options)
 
     for option in reversed(OPTIONS):
-        wrapped = click.option(*option.names, option.field, **option.settings)(wrapped)
+        where = f"{option.settings['help']}  [{', '.join(option.families)}]"
+        wrapped = click.option(*option.names, option.field, **{**option.settings, "help": where})(wrapped)
     return cast("Function", wrapped)
 
 
@@ -331,7 +360,7 @@ def refuse_foreign(context: click.Context, family: str, platform: str) -> None:
             name = option.names[0].partition("/")[0]
             raise UsageError(
                 f"{name} says nothing about platform {platform}",
-                hint=f"it is for platforms of the kind {', '.join(option.families)}",
+                hint=f"it is for {', '.join(_FAMILY_NAMES[item] for item in option.families)}",
             )
 
 

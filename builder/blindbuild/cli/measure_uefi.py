@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from blindbuild.cli.measure_options import BANKS, MeasureOptions
+from blindbuild.cli.naming import reading
 from blindbuild.cli.render import TerminalReporter
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import UsageError
 from blindbuild.formats.authenticode import authenticode_digests
 from blindbuild.formats.efivars import read_variables
-from blindbuild.formats.gpt import has_gpt, parse_gpt
+from blindbuild.formats.gpt import SECTOR, has_gpt, parse_gpt
 from blindbuild.formats.pe_image import read_boot_image
 from blindbuild.formats.source import Source
 from blindbuild.formats.tcglog import write_event_log
@@ -46,11 +47,12 @@ from blindbuild.measure.profiles import (
 from blindbuild.measure.reference import predict_platform
 from blindbuild.measure.secure_boot import SecureBootState, read_secure_boot
 from blindbuild.measure.shim import Shim
-from blindbuild.measure.stub_inputs import Addon, StubInputs
+from blindbuild.measure.stub_inputs import Addon, NamedFiles, StubInputs
 from blindbuild.measure.uki import MeasuredUki, measure_uki
 
 CLOUDS = tuple(profile.identifier for profile in PROFILES)
-MAX_SMALL_FILE = 64 << 20  # bytes: firmware, its variables, key lists, addons; all far below
+MAX_SMALL_FILE = 64 << 20  # bytes: firmware, its variables, key lists, what is beside a UKI; all far below
+MAX_KERNEL = 1 << 28  # bytes of one that QEMU may change, so that it is held in memory; some have 100 MiB
 MAX_INITRD = 1 << 29  # bytes of one that is held in memory, because it goes to a UKI's stub
 _SHOW_FROM = 256 << 20  # bytes; less is hashed in well under two seconds
 _VERSION = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})(?:\.[0-9]{1,3})?\Z")
@@ -129,6 +131,10 @@ def _technology(profile: Profile, named: str | None) -> GceTechnology | None:
 def open_image(path: Path) -> Iterator[Source]:
     """Open an image; one that takes long to hash shows how far it is."""
     with FileSource(path) as source:
+        with reading(path, hint="an image is a UKI or a kernel with an EFI stub"):
+            parsed = read_boot_image(source)
+        if parsed.has_section(".sdmagic") and not parsed.has_section(".linux"):
+            raise UsageError(f"{path}: expected a UKI or a kernel, got a program of systemd without a kernel")
         if source.size < _SHOW_FROM:
             yield source
             return
@@ -186,7 +192,8 @@ def _key_files(options: MeasureOptions) -> dict[str, Path | None]:
 
 
 def _stored_state(path: Path) -> SecureBootState:
-    return read_secure_boot(read_variables(read_small(path)))
+    with reading(path, hint="a variable file is one such as OVMF_VARS_4M.fd, not the firmware's code"):
+        return read_secure_boot(read_variables(read_small(path)))
 
 
 def describe_boot(
@@ -198,7 +205,7 @@ def describe_boot(
         BlindbuildError: an input that is malformed, or does not go with the others.
     """
     state = read_state(options)
-    shim = None if options.shim is None else read_small(options.shim)
+    shim = None if options.shim is None else _read_image(options.shim)
     return UefiBoot(
         platform=platform,
         secure_boot=state.trusting(source if shim is None else shim),
@@ -228,8 +235,12 @@ def _addon_authorities(
 
 
 def _partition_table(path: Path) -> bytes | None:
-    with FileSource(path) as disk:
-        return parse_gpt(disk).event_data if has_gpt(disk) else None
+    with FileSource(path) as disk, reading(path):
+        if has_gpt(disk):
+            return parse_gpt(disk).event_data
+        if disk.size < SECTOR or disk.read(SECTOR - 2, 2) != b"\x55\xaa":
+            raise UsageError("expected a disk with a partition table or a FAT file system, got neither")
+        return None
 
 
 def measure_image(
@@ -283,15 +294,7 @@ def _measure_uki_or_kernel(
         _refuse_stub_inputs(options)
         measured = measure_kernel(source, algorithms)
         return replace(measured, load_options=(text + "\0").encode("utf-16-le") if text else b"")
-    inputs = StubInputs(
-        secure_boot=secure_boot,
-        confidential=confidential is not Confidential.NONE,
-        profile=options.profile,
-        load_options=text,
-        addons=tuple(Addon(name=path.name, image=read_small(path)) for path in options.addons),
-        smbios_command_line=options.smbios_command_line,
-        previous_initrd=_registered_initrd(options),
-    )
+    inputs = _stub_inputs(options, secure_boot=secure_boot, confidential=confidential)
     return measure_uki(source, algorithms, inputs=inputs, stub_version=options.stub_version)
 
 
@@ -300,6 +303,26 @@ def _registered_initrd(options: MeasureOptions) -> bytes:
     if not options.direct or options.initrd is None:
         return b""
     return read_bytes(options.initrd, error=UsageError, limit_bytes=MAX_INITRD)
+
+
+def _stub_inputs(options: MeasureOptions, *, secure_boot: bool, confidential: Confidential) -> StubInputs:
+    return StubInputs(
+        secure_boot=secure_boot,
+        confidential=confidential is not Confidential.NONE,
+        profile=options.profile,
+        load_options=options.load_options,
+        addons=tuple(Addon(name=path.name, image=_read_image(path)) for path in options.addons),
+        credentials=_named(options.credentials),
+        sysexts=_named(options.sysexts),
+        confexts=_named(options.confexts),
+        smbios_command_line=options.smbios_command_line,
+        consoles=tuple(filter(None, options.consoles)) if options.consoles else None,
+        previous_initrd=_registered_initrd(options),
+    )
+
+
+def _named(paths: Sequence[Path]) -> NamedFiles:
+    return tuple((path.name, read_small(path)) for path in paths)
 
 
 def _measure_direct_kernel(
@@ -311,8 +334,10 @@ def _measure_direct_kernel(
 ) -> MeasuredImage:
     if options.qemu is None or options.memory is None:
         raise UsageError(
-            "--direct: expected --qemu and --memory, since QEMU may change the kernel by them, got none"
+            "--direct: expected --qemu and --memory, since QEMU may change the kernel by them, got not both"
         )
+    if source.size > MAX_KERNEL:
+        raise UsageError(f"--direct: expected a kernel of at most {MAX_KERNEL} bytes, got {source.size}")
     machine = DirectMachine(
         qemu=_parse_version(options.qemu),
         edk2=edk2,
@@ -343,6 +368,10 @@ def _refuse_stub_inputs(options: MeasureOptions) -> None:
         "--stub-version": options.stub_version,
         "--profile": options.profile,
         "--addon": options.addons,
+        "--credential": options.credentials,
+        "--sysext": options.sysexts,
+        "--confext": options.confexts,
+        "--console": options.consoles,
         "--smbios-command-line": options.smbios_command_line,
     }
     for name, value in given.items():
@@ -352,6 +381,13 @@ def _refuse_stub_inputs(options: MeasureOptions) -> None:
 
 def _firmware(options: MeasureOptions) -> Digest | None:
     return None if options.firmware is None else hash_file(options.firmware)[1]
+
+
+def _read_image(path: Path) -> bytes:
+    data = read_small(path)
+    with reading(path):
+        read_boot_image(data)
+    return data
 
 
 def read_small(path: Path) -> bytes:

@@ -36,9 +36,25 @@ class JudgingOptions:
     allow_test_tpm: bool = False
     allow_debug: bool = False
     allow_unsafe_clock: bool = False
+    require_closed: tuple[str, ...] = ()
+    ledger: Path | None = None
     remember: bool = True
     state: Path | None = None
     history: bool = True  # no option: only the demo, which rebuilds one release over and over, goes without
+
+
+def _read_channels(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    # cryptography comes with it, and most verbs need not pay for that
+    from blindbuild.manifest.ledger import CHANNEL
+
+    names = [name for value in values for name in value.split(",")]
+    for name in names:
+        # an empty name would ask for nothing, and look as if it asked for something
+        if not CHANNEL.fullmatch(name):
+            raise click.BadParameter(f"expected ids of channels with commas between them, got {name!r}")
+    return tuple(names)
 
 
 _JUDGING = (
@@ -71,6 +87,19 @@ _JUDGING = (
         "--allow-unsafe-clock",
         is_flag=True,
         help="Accept a TPM that lost power without a shutdown, so that its clock may have gone back.",
+    ),
+    click.option(
+        "--require-closed",
+        multiple=True,
+        metavar="ID[,ID...]",
+        callback=_read_channels,
+        help="Refuse unless the ledger shows these channels closed: ids of channels.json, or the groups "
+        "disk, console, egress, admin and memory.",
+    ),
+    click.option(
+        "--ledger",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="The image's channels.json [default: the one beside the manifest].",
     ),
     click.option(
         "--state",

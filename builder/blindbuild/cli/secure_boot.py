@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from blindbuild.assemble.disk import build_disk
+from blindbuild.assemble.disk import replace_uki
 from blindbuild.cli.naming import reading
-from blindbuild.cli.outputs import STATEMENT, check_image
+from blindbuild.cli.outputs import MANIFEST, RELEASE, STATEMENT, SUMS, check_image
+from blindbuild.cli.progress import large_work
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import UsageError
 from blindbuild.formats.authenticode import authenticode_digests
@@ -67,43 +68,65 @@ def sign_for_secure_boot(
         ToolError: the token did not sign.
         BuildError: a file of the directory is not what SHA256SUMS says.
     """
-    unsigned_path, unsigned, taken = _read_image(image)
-    target = output or unsigned_path.with_name(f"{unsigned_path.stem}{SIGNED_SUFFIX}.efi")
-    disk = target.with_suffix(".raw") if taken else None
-    _check_targets(target, disk, taken)
+    unsigned = _read_image(image)
+    target = output or unsigned.path.with_name(f"{unsigned.path.stem}{SIGNED_SUFFIX}.efi")
+    disk = target.with_suffix(".raw") if unsigned.disk is not None else None
+    _check_targets(target, disk, unsigned.taken)
+    _check_targets(target, disk, _resolved([certificate, *([] if _is_uri(key) else [Path(key)])]))
     certificates = load_certificates(read_bytes(certificate, error=UsageError, limit_bytes=MAX_CHAIN))
-    with _open_signer(key) as signer, reading(unsigned_path):
-        signed = sign_boot_image(unsigned, signer, certificates, replace=replace)
-    if disk is not None:
-        write_atomically(disk, build_disk(signed))
+    work = large_work(f"sign {unsigned.path.name}", [unsigned.path])
+    with _open_signer(key) as signer, reading(unsigned.path), work:  # a PIN is asked for before the work
+        signed = sign_boot_image(unsigned.data, signer, certificates, replace=replace)
+    if disk is not None and unsigned.disk is not None:
+        write_atomically(disk, replace_uki(unsigned.disk, signed))
     write_atomically(target, signed)
     digests = authenticode_digests(signed, (HashAlgorithm.SHA256,))
     return SignedFiles(target, disk, digests[HashAlgorithm.SHA256])
 
 
-def _read_image(image: Path) -> tuple[Path, bytes, frozenset[Path]]:
-    """Return the UKI's path, its bytes, and the files of an image directory, none for a UKI alone."""
+@dataclass(frozen=True, slots=True)
+class _Unsigned:
+    """A UKI; of one in an image directory also its disk, and the files that are not to be written over."""
+
+    path: Path
+    data: bytes
+    disk: bytes | None = None
+    taken: frozenset[Path] = frozenset()
+
+
+def _read_image(image: Path) -> _Unsigned:
     if not image.is_dir():
-        return image, read_bytes(image, error=UsageError, limit_bytes=MAX_IMAGE_SIZE), frozenset()
+        return _Unsigned(image, read_bytes(image, error=UsageError, limit_bytes=MAX_IMAGE_SIZE))
     files = check_image(image)
-    name = f"{parse_statement(files[STATEMENT]).name}.efi"
-    return image / name, files[name], frozenset((image / file).resolve() for file in files)
+    name = parse_statement(files[STATEMENT]).name
+    taken = _resolved(image / file for file in (*files, SUMS, MANIFEST, RELEASE))
+    return _Unsigned(image / f"{name}.efi", files[f"{name}.efi"], files[f"{name}.raw"], taken)
+
+
+def _resolved(paths: Iterable[Path]) -> frozenset[Path]:
+    return frozenset(path.resolve() for path in paths)
 
 
 def _check_targets(target: Path, disk: Path | None, taken: frozenset[Path]) -> None:
-    """Refuse to write over what SHA256SUMS names, or the image over its own disk."""
+    """Refuse to write over the image's own files, the key or the certificate, or the image over its disk."""
     if target == disk:
         raise UsageError(f"{target}: expected another name, the disk goes there", hint="--output NAME.efi")
     for path in (target, *(() if disk is None else (disk,))):
         if path.resolve() in taken:
             raise UsageError(
-                f"{path}: expected another name than a file of the image", hint="--output NAME.signed.efi"
+                f"{path}: expected another name than a file of the image, key or certificate",
+                hint="--output NAME.signed.efi",
             )
+
+
+def _is_uri(key: str) -> bool:
+    """Say whether a PKCS#11 URI is meant; one that is written wrong is no path, which errors would show."""
+    return key.strip().lower().startswith(SCHEME)
 
 
 @contextlib.contextmanager
 def _open_signer(key: str) -> Iterator[ImageSigner]:
-    if not key.startswith(SCHEME):
+    if not _is_uri(key):
         yield load_rsa_key(read_bytes(Path(key), error=UsageError, limit_bytes=MAX_KEY))
         return
     uri = parse_key_uri(key)

@@ -49,6 +49,7 @@ def command(server: str, options: JudgingOptions, save: Path | None, recorded: b
             now=expectation.now(),
             policy=expectation.policy,
             history=expectation.history(),
+            ledger=expectation.ledger,
         )
     if save is not None:
         write_atomically(save, session_bytes(session))

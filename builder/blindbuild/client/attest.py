@@ -53,6 +53,7 @@ class Expectation:
         state: where accepted sessions are remembered, or None to judge as if at first use.
         clock: gives seconds since 1970.
         remember: record what is accepted; if not, what was recorded before still counts.
+        ledger: the bytes of channels.json, or None; a policy that wants channels closed needs them.
     """
 
     envelope: bytes
@@ -63,6 +64,7 @@ class Expectation:
     state: StateStore | None = None
     clock: Callable[[], float] = time.time
     remember: bool = True
+    ledger: bytes | None = None
 
     def now(self) -> int:
         """Return the whole seconds since 1970."""
@@ -190,6 +192,7 @@ def open_attested(
     bank: HashAlgorithm = HashAlgorithm.SHA256,
     state: StateStore | None = None,
     clock: Callable[[], float] = time.time,
+    ledger: bytes | None = None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
 ) -> AttestedConnection:
     """Connect to a server, have it prove what it is, and return a connection for data.
@@ -203,13 +206,14 @@ def open_attested(
         bank: the bank of registers to ask for.
         state: where accepted sessions are remembered, or None.
         clock: gives seconds since 1970.
+        ledger: the bytes of channels.json, or None; a policy that wants channels closed needs them.
         timeout_s: for connecting, and for each wait after it.
 
     Raises:
         VerificationError: a step failed; nothing but the exchange was sent.
         ChannelError: the server cannot be reached or broke the protocol.
     """
-    expectation = Expectation(envelope, release, trust, policy, bank, state, clock)
+    expectation = Expectation(envelope, release, trust, policy, bank, state, clock, ledger=ledger)
     return attest(url, expectation, timeout_s=timeout_s).accept()
 
 
@@ -234,6 +238,7 @@ def attest(url: str, expectation: Expectation, *, timeout_s: float = DEFAULT_TIM
             now=expectation.now(),
             policy=expectation.policy,
             history=expectation.history(),
+            ledger=expectation.ledger,
         )
         return Attempt(connection, session, appraisal, expectation)
     except BaseException:
@@ -249,6 +254,7 @@ def _statement_digest(expectation: Expectation) -> Digest:
         now=expectation.now(),
         policy=expectation.policy,
         history=expectation.history(),
+        ledger=expectation.ledger,
     )
     if published.failed:
         published.accepted()

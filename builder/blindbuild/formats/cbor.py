@@ -143,6 +143,6 @@ class _Reader:
             if not isinstance(key, int | str):
                 raise FormatError("CBOR: expected keys that are integers or text")
             if key in pairs:
-                raise FormatError(f"CBOR: duplicate key {key!r}")
+                raise FormatError(f"CBOR: duplicate key {repr(key)[:80]}")
             pairs[key] = self.value(depth - 1)
         return pairs

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import lzma
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from uuid import UUID
 
 from blindbuild.errors import FormatError
@@ -23,6 +23,7 @@ MAX_UNPACKED = 1 << 26  # bytes; OVMF unpacks to 16 MiB; bounds memory on a host
 MAX_VOLUMES = 64  # in one flash file; OVMF has three
 MAX_CANDIDATES = 1024  # places in a flash file that look like a volume; bounds the checksums computed
 MAX_FILES = 4096  # in one volume; the DXE volume of OVMF has some 100
+MAX_SECTIONS = 4096  # in all files of a flash file, or packed in one; OVMF has some ten and four
 
 _MAX_LZMA_MEMORY = 1 << 28  # the stream names its own dictionary size; bounds what it may ask for
 _VOLUME = struct.Struct("<16s16sQ4sIHHHBB")
@@ -47,16 +48,16 @@ def find_dxe_volume(flash: bytes) -> bytes:
     """
     if len(flash) > MAX_FIRMWARE:
         raise FormatError(f"firmware: expected at most {MAX_FIRMWARE} bytes, got {len(flash)}")
+    contents = (content for volume in _volumes(flash) for content in _files(volume))
     packed = [
         payload
-        for volume in _volumes(flash)
-        for content in _files(volume)
-        for kind, payload in _sections(content)
+        for kind, payload in _limited(section for content in contents for section in _sections(content))
         if kind == _GUID_DEFINED and UUID(bytes_le=payload[:16]) == LZMA_SECTION
     ]
     if len(packed) != 1:
         raise FormatError(f"firmware: expected one section packed with LZMA, got {len(packed)}")
-    images = [payload for kind, payload in _sections(_unpack(packed[0])) if kind == _VOLUME_IMAGE]
+    unpacked = _limited(_sections(_unpack(packed[0])))
+    images = [payload for kind, payload in unpacked if kind == _VOLUME_IMAGE]
     if len(images) != 2:
         raise FormatError(
             f"firmware: expected two volumes, of the PEI and the DXE phase, in the packed section, "
@@ -161,6 +162,14 @@ def _sections(content: bytes) -> Iterator[tuple[int, bytes]]:
         else:
             yield kind, content[position + start : position + size]
         position += size + -size % _SECTION_ALIGNMENT
+
+
+def _limited(sections: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Yield the sections; FormatError after too many, which a small packed file could unpack to."""
+    for count, section in enumerate(sections, start=1):
+        if count > MAX_SECTIONS:
+            raise FormatError(f"firmware: expected at most {MAX_SECTIONS} sections")
+        yield section
 
 
 def _guided_payload(section: bytes, start: int) -> bytes:

@@ -65,10 +65,25 @@ class PartitionTable:
 
 
 def has_gpt(disk: bytes | Source, *, sector_size: int = SECTOR) -> bool:
-    """Say whether firmware would see a partition table: its signature is where it belongs."""
+    """Say whether firmware would see a partition table: a protective MBR, and a signature where it belongs.
+
+    Raises:
+        FormatError: only one of the two is there. With the MBR alone, firmware looks for a backup table and
+            may restore the primary one from it; with the signature alone, it sees no table.
+
+    Source: UEFI 2.10, 5.2.3; edk2 PartitionDxe, PartitionInstallGptChildHandles.
+    """
     source = as_source(disk)
     end = sector_size + len(_SIGNATURE)
-    return source.size >= end and source.read(sector_size, len(_SIGNATURE)) == _SIGNATURE
+    if source.size < end:
+        return False
+    signed = source.read(sector_size, len(_SIGNATURE)) == _SIGNATURE
+    if signed is not _has_protective_mbr(source.read(0, SECTOR)):
+        found = "a header without an MBR" if signed else "an MBR without a header"
+        raise FormatError(
+            f"partition table: expected a protective MBR and, {sector_size} bytes on, a header; got {found}"
+        )
+    return signed
 
 
 def parse_gpt(disk: bytes | Source, *, sector_size: int = SECTOR) -> PartitionTable:
@@ -202,6 +217,11 @@ def _write_entry(partition_id: UUID, first: int, last: int, name: str) -> bytes:
     if len(encoded) > 72 or "\0" in name:
         raise FormatError(f"partition table: expected a name of up to 36 characters, got {name!r}")
     return _ENTRY.pack(EFI_SYSTEM_PARTITION.bytes_le, partition_id.bytes_le, first, last, 0, encoded)
+
+
+def _has_protective_mbr(sector: bytes) -> bool:
+    records = (_PROTECTIVE.unpack_from(sector, 446 + 16 * index) for index in range(4))
+    return any((active, kind, start) == (0, 0xEE, 1) for active, _, kind, _, start, _ in records)
 
 
 def _protective_mbr(sectors: int) -> bytes:

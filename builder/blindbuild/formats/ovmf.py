@@ -11,6 +11,7 @@ TDX Virtual Firmware Design Guide 1.01, 11; SEV-ES reset block: GHCB specificati
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -24,7 +25,7 @@ PAGE_BYTES = 4096
 FOUR_GIB = 1 << 32  # OVMF images end here in the guest's address space
 MAX_FIRMWARE_BYTES = 1 << 26  # real images have 1 to 16 MiB; bounds memory
 MAX_SECTIONS = 64  # real images list 3 to 8; bounds the work of the checks
-MAX_SECTION_BYTES = 1 << 28  # real sections have at most a few MiB; bounds the work of a measurement
+MAX_SECTION_BYTES = 1 << 28  # of all sections; real ones have a few MiB; bounds the work of a measurement
 
 TABLE_FOOTER = UUID("96b582de-1fb2-45f7-baea-a366c55a082d")
 SEV_METADATA = UUID("dc886566-984a-4798-a75e-5585a7bf67cc")
@@ -263,12 +264,9 @@ def _read_entry(firmware: bytes, start: int, end: int) -> tuple[UUID, bytes, int
 
 
 def _check_unique(entries: Sequence[FooterEntry]) -> None:
-    guids = [entry.guid for entry in entries]
-    for guid in guids:
-        if guids.count(guid) > 1:
-            raise FormatError(
-                f"firmware: expected {guid} once in the GUIDed table, got it {guids.count(guid)} times"
-            )
+    for guid, count in Counter(entry.guid for entry in entries).items():
+        if count > 1:
+            raise FormatError(f"firmware: expected {guid} once in the GUIDed table, got it {count} times")
 
 
 def _address(table: FooterTable, guid: UUID) -> int | None:
@@ -358,6 +356,9 @@ def _page_area(address: int, size: int, what: str) -> GuestArea:
 
 def _check_disjoint(areas: Iterable[GuestArea], what: str) -> None:
     ordered = sorted(areas, key=lambda area: area.address)
+    total = sum(area.size for area in ordered)
+    if total > MAX_SECTION_BYTES:
+        raise FormatError(f"{what}: expected at most {MAX_SECTION_BYTES:#x} bytes in all, got {total:#x}")
     for before, after in pairwise(ordered):
         if before.end > after.address:
             raise FormatError(f"{what}: expected ranges apart, got {_show(before)} and {_show(after)}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
-from blindbuild.assemble.disk import BOOT_PATH, build_disk
+from blindbuild.assemble.disk import BOOT_PATH, read_uki, replace_uki
 from blindbuild.errors import MachineError, UsageError
 from blindbuild.formats.efivars import (
     EFI_GLOBAL_VARIABLE,
@@ -21,7 +21,6 @@ from blindbuild.formats.efivars import (
     pack_load_option,
     set_variables,
 )
-from blindbuild.formats.fat import read_fat
 from blindbuild.formats.pe import PeImage, PeSection, read_pe
 from blindbuild.machine.config import MachineConfig
 
@@ -160,14 +159,18 @@ def _find_section(image: PeImage, name: str) -> tuple[int, PeSection]:
 
 
 def _read_uki(config: MachineConfig) -> bytes:
+    return read_uki(_disk_of(config).read_bytes())
+
+
+def _disk_of(config: MachineConfig) -> Path:
     if config.disk is None:
         raise UsageError("this attack needs a machine with a disk")
-    return read_fat(config.disk.read_bytes())[BOOT_PATH]
+    return config.disk
 
 
 def _with_uki(config: MachineConfig, inputs: AttackInputs, uki: bytes) -> MachineConfig:
     path = inputs.directory / "attacked.raw"
-    path.write_bytes(build_disk(uki))
+    path.write_bytes(replace_uki(_disk_of(config).read_bytes(), uki))
     return replace(config, disk=path)
 
 

@@ -1,7 +1,8 @@
-"""Statements, releases and trust files: exactly what is signed, and whose signatures count."""
+"""Statements, ledgers, releases and trust files: exactly what is signed, and whose signatures count."""
 
 from __future__ import annotations
 
+from blindbuild.manifest.ledger import Channel, ChannelState, Ledger, LedgerCheck, parse_ledger
 from blindbuild.manifest.release import RELEASE_PAYLOAD_TYPE, Release, parse_release, release_bytes
 from blindbuild.manifest.rfc3339 import format_time, parse_time
 from blindbuild.manifest.statement import (
@@ -22,11 +23,16 @@ __all__ = [
     "STATEMENT_PAYLOAD_TYPE",
     "AttestationKeyRule",
     "BuildInput",
+    "Channel",
+    "ChannelState",
+    "Ledger",
+    "LedgerCheck",
     "Release",
     "Statement",
     "Subject",
     "TrustRoots",
     "format_time",
+    "parse_ledger",
     "parse_release",
     "parse_statement",
     "parse_time",

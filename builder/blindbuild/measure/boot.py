@@ -71,7 +71,8 @@ class UefiBoot:
             on = "on" if self.platform.secure_boot else "off"
             raise MeasureError(
                 f"{self.platform.identifier}: expected Secure Boot to be {on}, got the other state",
-                hint="platforms with Secure Boot end in -secboot and need the keys of the machine",
+                hint="a platform that ends in -secboot needs --variables of a machine with keys,"
+                " or --secure-boot with --pk, --kek and --db; the others need it off",
             )
         if self.path is BootPath.DIRECT and self.partition_table is not None:
             raise MeasureError("direct boot: expected no partition table, got one")

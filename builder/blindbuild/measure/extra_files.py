@@ -16,6 +16,8 @@ from blindbuild.measure.stub_inputs import NamedFiles
 ALIGNMENT = 4  # of newc, and of the initrds that the stub joins
 MAX_NAME = 255  # characters; the stub leaves out files with longer names
 
+_FORBIDDEN = frozenset('"*/:<>?\\|')  # FAT specification, "Long File Name": no part of a name
+
 _TRAILER = b"070701" + b"0" * 32 + b"00000001" + b"0" * 48 + b"0000000B" + b"0" * 8 + b"TRAILER!!!"
 _PARENT_MODE = 0o555
 _DIRECTORY = 0o040000
@@ -78,12 +80,14 @@ def check_name(name: str, suffix: str) -> None:
     """Refuse the name of a file that the stub would leave out.
 
     Raises:
-        MeasureError: it is not ASCII, too long, hidden or of another kind.
+        MeasureError: it is not ASCII, too long, hidden, of another kind, or no name that a FAT file system
+            can hold.
     """
-    plain = name.isascii() and not name.startswith(".") and "/" not in name and "\\" not in name
+    plain = name.isascii() and name.isprintable() and not name.startswith(".") and not _FORBIDDEN & set(name)
     if not plain or len(name) > MAX_NAME or not name.lower().endswith(suffix):
         raise MeasureError(
-            f"expected the name of a file *{suffix} in ASCII of at most {MAX_NAME} characters, got {name!r}"
+            f"expected the name of a file *{suffix} in ASCII of at most {MAX_NAME} characters, "
+            f"got {name[:MAX_NAME]!r}"
         )
 
 

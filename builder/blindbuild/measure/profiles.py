@@ -300,7 +300,10 @@ def _check_inputs(
     if technology not in profile.technologies:
         expected = ", ".join(item.name for item in sorted(profile.technologies))
         got = "none" if technology is None else technology.name
-        raise MeasureError(f"{profile.identifier}: expected a memory protection of {expected}, got {got}")
+        raise MeasureError(
+            f"{profile.identifier}: expected a memory protection of {expected}, got {got}",
+            hint="gcp-tdx is a platform of its own",
+        )
 
 
 def _check_partition_table(profile: Profile, partition_table: bytes | None) -> None:
@@ -308,7 +311,8 @@ def _check_partition_table(profile: Profile, partition_table: bytes | None) -> N
         register = profile.moved[EventType.EV_EFI_GPT_EVENT]
         raise MeasureError(
             f"{profile.identifier}: expected the disk's partition table, got none",
-            hint=f"PCR {register} holds it together with the image: without it nothing binds the image",
+            hint=f"--disk DISK, with a GPT: PCR {register} holds it together with the image, which"
+            " nothing binds without it",
         )
 
 

@@ -63,7 +63,10 @@ class SecureBootState:
             except FormatError as error:
                 raise MeasureError(f"variable {name}: {error.message}") from error
         if self.enabled and not self.pk:
-            raise MeasureError("Secure Boot: expected a platform key where it is on, got none")
+            raise MeasureError(
+                "Secure Boot: expected a platform key where it is on, got none",
+                hint="give the machine's keys: --variables, or --pk, --kek and --db",
+            )
         if self.authority is not None and self.authority not in _entries(self.db):
             raise MeasureError("Secure Boot: expected an authority that is an entry of db, got another one")
 

@@ -31,7 +31,7 @@ from blindbuild.formats.ovmf import (
     svsm_entry_offset,
 )
 from blindbuild.measure.named import NamedMeasurement
-from blindbuild.measure.snp_hashes import KernelHashes, write_hash_page, write_hash_table
+from blindbuild.measure.snp_hashes import TABLE_BYTES, KernelHashes, write_hash_page, write_hash_table
 from blindbuild.measure.snp_vmsa import RESET_VECTOR, Vmm, processor_page, svsm_processor_page
 
 SNP_ACTIVE = 0x1  # SEV_FEATURES bit 0: what Linux 6.8 and later launch with
@@ -59,7 +59,7 @@ class SnpLaunch:
 
     Attributes:
         firmware: the OVMF image; only its end where `firmware_digest` is given.
-        processors: how many virtual processors have a VMSA page at launch. 1 on Google's VMM.
+        processors: how many virtual processors have a VMSA page at launch.
         signature: of the processor model (`qemu_cpu_signature`); read under QEMU only.
         guest_features: SEV_FEATURES.
         vmm: who launches.
@@ -302,6 +302,10 @@ def _hash_offset(table: FooterTable) -> int:
             "kernel hashes: expected firmware that checks them, got a build that does not",
             hint="only edk2's OvmfPkg/AmdSev build checks them; measure without a kernel, or use that build",
         )
+    if area.size < TABLE_BYTES:
+        raise MeasureError(
+            f"kernel hashes: expected room for {TABLE_BYTES} bytes, got {area.size}; QEMU would not start"
+        )
     return area.address % PAGE_BYTES
 
 
@@ -312,7 +316,7 @@ def _processor_pages(
     if vmm is Vmm.QEMU and signature is None:
         raise MeasureError(
             "expected the CPU signature, which QEMU's guests see at launch, got none",
-            hint="name QEMU's CPU model, such as EPYC-v4",
+            hint="name QEMU's CPU model, such as --cpu EPYC-v4",
         )
     if not 0 <= features < 1 << 64 or not 0 <= (signature or 0) < 1 << 32:
         raise MeasureError(

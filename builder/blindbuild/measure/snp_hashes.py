@@ -22,6 +22,7 @@ _INITRD = UUID("44baf731-3a2f-4bd7-9af1-41e29169781d")
 _KERNEL = UUID("4de79437-abd2-427f-b835-d5b172d2045b")
 _HEADER = struct.Struct("<16sH")  # the size counts the header
 _PADDING = 16
+TABLE_BYTES = 176  # the table with its padding; QEMU wants so much room for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

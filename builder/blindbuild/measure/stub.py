@@ -2,8 +2,8 @@
 
 Sources: systemd src/fundamental/uki.c (section order), src/boot/efi/stub.c to version 256, src/boot/stub.c
 since 257, read in 252.39, 254.26, 257.13 and 262, and NEWS for when each change came; the rules were compared
-with boots of 252.39, 257.13 and 262. Where two versions that were read differ and the ones between them were
-not, what depends on the difference is refused.
+with boots of 252.39, 254.26, 257.13 and 262.1. Where two versions that were read differ and
+the ones between them were not, what depends on the difference is refused.
 
 Three facts that no register of a prediction shows: stub 252 built with EFI_TPM_PCR_COMPAT measures what goes
 into register 12 into register 8 as well; since 261 the stub measures SMBIOS records of type 1, 2 and 11 into

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from blindbuild.errors import UsageError
 
@@ -17,6 +17,7 @@ MAX_URI = 4096  # characters; bounds the work
 # What is understood. RFC 7512, 2.3: a URI with another path attribute must be refused.
 _PATH = frozenset({"token", "serial", "manufacturer", "model", "object", "id", "type"})
 _QUERY = frozenset({"module-path", "pin-value", "pin-source"})
+_PIN = "pin"
 _TEXT = re.compile(r"(?:[A-Za-z0-9._~:\[\]@!$'()*+,=&/?|-]|%[0-9A-Fa-f]{2})*")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 
@@ -40,7 +41,7 @@ class KeyUri:
     model: str | None = None
     label: str | None = None
     identifier: bytes | None = None
-    pin: str | None = None
+    pin: str | None = field(default=None, repr=False)
     pin_file: str | None = None
 
 
@@ -85,8 +86,11 @@ def _attributes(text: str, separator: str, known: frozenset[str]) -> dict[str, b
     for item in text.split(separator) if text else ():
         name, equals, value = item.partition("=")
         if name not in known or not equals:
+            # What stands beside a PIN may be a part of it, cut off by a separator that was not escaped.
+            shown = "an unknown one" if _PIN in text else repr(name)
             raise UsageError(
-                f"pkcs11: unknown attribute {name!r}", hint=f"known here: {', '.join(sorted(known))}"
+                f"pkcs11: unknown attribute, got {shown}",
+                hint=f"known here: {', '.join(sorted(known))}; & and ; in a value are %26 and %3B",
             )
         if name in found:
             raise UsageError(f"pkcs11: expected {name} once, got it twice")

@@ -57,6 +57,9 @@ def open_token_key(uri: KeyUri, *, pin: str | None) -> Iterator[TokenKey]:
             token = _find_token(library, uri)
             session = stack.enter_context(token.open(user_pin=pin))
             key = _find_key(library, session, uri)
+        except UnicodeError as error:
+            # No text of the error: it could quote a part of the PIN.
+            raise UsageError("pkcs11: expected names and a PIN of text") from error
         except (library.PKCS11Error, RuntimeError, OSError) as error:
             raise ToolError(
                 f"pkcs11: {uri.module}: {_reason(error)}", hint="check module-path, token and PIN"

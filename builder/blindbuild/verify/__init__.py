@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from blindbuild.verify.appraisal import AcceptedSession, Appraisal
 from blindbuild.verify.appraise import appraise, check_publication
+from blindbuild.verify.channels import CHANNEL_GROUPS
 from blindbuild.verify.checklist import Outcome, Step
 from blindbuild.verify.explain import Difference
 from blindbuild.verify.policy import History, Policy
@@ -21,6 +22,7 @@ from blindbuild.verify.session import (
 )
 
 __all__ = [
+    "CHANNEL_GROUPS",
     "AcceptedSession",
     "Appraisal",
     "Difference",

@@ -35,6 +35,7 @@ from blindbuild.verify.session import RecordedSession
 RECORDED = "recorded session: it proves nothing about now, whoever wrote the file knew nonce and secret"
 # steps that may not apply; every other one must have passed
 _OPTIONAL = frozenset({"M7", "M9", "M10", "Q14"})
+_CHANNELS = frozenset({"P2", "P3"})  # unless a channel must be closed
 _CERTIFIED_ONLY = frozenset({"A6", "A9", "A4", "A11", "A8"})
 
 
@@ -56,10 +57,11 @@ def check_publication(
     now: int,
     policy: Policy,
     history: History | None = None,
+    ledger: bytes | None = None,
 ) -> Appraisal:
     """Judge what was published, before any server is asked; the appraisal can fail but never accept."""
     steps = Checklist()
-    publication = judge_publication(steps, Basis(envelope, release, trust, now, policy, history))
+    publication = judge_publication(steps, Basis(envelope, release, trust, now, policy, history, ledger))
     return _appraisal(steps, publication, None, None, None, live=False)
 
 
@@ -72,6 +74,7 @@ def appraise(
     now: int,
     policy: Policy,
     history: History | None = None,
+    ledger: bytes | None = None,
 ) -> Appraisal:
     """Judge one session.
 
@@ -83,11 +86,12 @@ def appraise(
         now: seconds since 1970.
         policy: how much to accept.
         history: what this client accepted before in this trust domain; None at first use.
+        ledger: the bytes of channels.json, or None when they are not at hand.
 
     Returns:
         The appraisal; a mismatch is never raised, `accepted()` does that.
     """
-    basis = Basis(envelope, release, trust, now, policy, history)
+    basis = Basis(envelope, release, trust, now, policy, history, ledger)
     steps = Checklist()
     publication = judge_publication(steps, basis)
     rule = DEFAULT_ATTESTATION_KEY if publication is None else publication.statement.attestation_key
@@ -99,7 +103,7 @@ def appraise(
     if not session.live:
         steps.warn(RECORDED)
     verdict = None
-    if publication and key and quote and match and _complete(steps, trust):
+    if publication and key and quote and match and _complete(steps, basis):
         judged = _Judged(publication, key, quote, match)
         verdict = _accept(session, judged, basis, steps.warnings)
     return _appraisal(steps, publication, match, log, verdict, live=session.live)
@@ -166,9 +170,11 @@ def _same_statement(session: RecordedSession, publication: Publication) -> tuple
     return None, str(publication.digest)
 
 
-def _complete(steps: Checklist, trust: TrustRoots) -> bool:
+def _complete(steps: Checklist, basis: Basis) -> bool:
     """Return whether every step there is passed, but those that need not apply."""
-    optional = _OPTIONAL | (_CERTIFIED_ONLY if trust.attestation_keys else frozenset())
+    optional = _OPTIONAL | (_CERTIFIED_ONLY if basis.trust.attestation_keys else frozenset())
+    if not basis.policy.required_closed:
+        optional |= _CHANNELS
     return {step.id for step in steps.steps} == TITLES.keys() and all(
         step.outcome is Outcome.OK or (step.outcome is Outcome.SKIPPED and step.id in optional)
         for step in steps.steps

@@ -19,6 +19,8 @@ TITLES = {
     "M9": "a signed release says that the statement is current",
     "M10": "nothing newer was accepted before",
     "P1": "the image is not a debug image",
+    "P2": "the channel ledger is the one that the statement pins",
+    "P3": "the channels that must be closed are closed",
     "C1": "the statement judged by is the one that was asked for",
     "A1": "one way to believe the TPM",
     "A2": "the attestation key cannot leave its TPM and signs nothing else",

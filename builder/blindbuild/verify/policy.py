@@ -20,6 +20,8 @@ class Policy:
         allow_debug: accept an image that says of itself that it is for debugging.
         allow_unsafe_clock: accept a TPM whose clock may have gone back (it lost power without a shutdown).
         require_release: refuse a statement that nobody says is current.
+        required_closed: channels that the ledger must show to be closed: its ids, or names of groups of them
+            (`verify.channels.CHANNEL_GROUPS`).
         platform: the platform of the statement that must match, or None for any one of them.
         image: SHA-256 of the image that the statement must be about, or None when the caller holds none.
         minimum_tpm_firmware: the lowest firmwareVersion of the TPM that is accepted, or None.
@@ -31,6 +33,7 @@ class Policy:
     allow_debug: bool = False
     allow_unsafe_clock: bool = False
     require_release: bool = True
+    required_closed: frozenset[str] = frozenset()
     platform: str | None = None
     image: Digest | None = None
     minimum_tpm_firmware: int | None = None
@@ -66,6 +69,7 @@ class Basis:
         now: seconds since 1970.
         policy: how much to accept.
         history: what was accepted before; None at first use.
+        ledger: the bytes of channels.json, or None when they are not at hand.
     """
 
     envelope: bytes
@@ -74,3 +78,4 @@ class Basis:
     now: int
     policy: Policy
     history: History | None
+    ledger: bytes | None = None

@@ -18,6 +18,7 @@ from blindbuild.manifest import (
     parse_release,
     parse_statement,
 )
+from blindbuild.verify.channels import judge_channels
 from blindbuild.verify.checklist import Checklist, found, refuse
 from blindbuild.verify.policy import Basis, History, Policy
 
@@ -34,7 +35,7 @@ class Publication:
 
 
 def judge_publication(steps: Checklist, basis: Basis) -> Publication | None:
-    """Run steps M2 to M10 and P1; return what is vouched for, or None when nothing is.
+    """Run steps M2 to M10 and P1 to P3; return what is vouched for, or None when nothing is.
 
     A statement that is well signed is returned even when it is withdrawn, too old or for debugging: the
     failed step refuses it, and the evidence is still explained by it.
@@ -51,6 +52,7 @@ def judge_publication(steps: Checklist, basis: Basis) -> Publication | None:
     release = _judge_release(steps, basis, parsed)
     _judge_sequence(steps, basis.history, parsed)
     steps.run("P1", lambda: _not_debug(found(parsed).statement, basis.policy, steps), needs=("M6",))
+    judge_channels(steps, basis, None if parsed is None else parsed.statement)
     return None if parsed is None else Publication(parsed.statement, parsed.digest, release)
 
 
