@@ -12,7 +12,7 @@ from blindbuild.assemble.tree import TreeEntry, device_entry, file_entry
 from blindbuild.audit.channels import CHECKS, Waiver, compute_ledger, write_ledger
 from blindbuild.audit.rows import RULES, UNCLOSABLE_ROWS
 from blindbuild.audit.rules import State
-from blindbuild.errors import ArchiveError, PeError, PolicyError
+from blindbuild.errors import ArchiveError, ManifestError, PeError, PolicyError
 from tests.fakes.ledger_image import Parts, clean_parts, dynamic_elf, static_elf
 
 STUDY_ROWS = range(1, 41)
@@ -133,6 +133,11 @@ def test_a_finding_about_several_channels_is_told_once(clean: Parts) -> None:
         write(clean.with_file("workload/lib/x.so", file_entry(dynamic_elf("socket"))))
     assert found.value.message.count("imports socket") == 1
     assert "imports socket (network) (also channels 5, 21, 32)" in found.value.message
+
+
+def test_a_ledger_that_readers_would_refuse_is_not_written(clean: Parts) -> None:
+    with pytest.raises(ManifestError, match=r"ledger\.name: expected"):
+        write_ledger("Hello World", "1.0.0", clean.inputs())
 
 
 def test_a_debug_image_gets_its_ledger_and_the_ledger_says_open(clean: Parts) -> None:

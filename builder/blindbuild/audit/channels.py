@@ -30,6 +30,7 @@ from blindbuild.digest import Digest
 from blindbuild.errors import PolicyError
 from blindbuild.formats.canonical import JsonValue, canonical_bytes
 from blindbuild.formats.cpio import CpioEntry
+from blindbuild.manifest import parse_ledger
 
 __all__ = ["LEDGER_VERSION", "Ledger", "LedgerInputs", "Row", "Waiver", "compute_ledger", "write_ledger"]
 
@@ -82,6 +83,7 @@ def write_ledger(name: str, version: str, inputs: LedgerInputs) -> bytes:
     Raises:
         PolicyError: a channel that should be closed is open (a debug image may); all findings are named.
         FormatError: an image that cannot be taken apart.
+        ManifestError: a ledger that readers would refuse, such as one of too many files.
     """
     ledger = compute_ledger(name, version, inputs)
     if ledger.findings and not inputs.debug:
@@ -89,7 +91,9 @@ def write_ledger(name: str, version: str, inputs: LedgerInputs) -> bytes:
             f"{len(ledger.findings)} findings against the channel ledger:\n  " + "\n  ".join(ledger.findings),
             hint="close the channel, or look at it with `blindbuild build --debug`",
         )
-    return ledger.render()
+    data = ledger.render()
+    parse_ledger(data)  # what a client could not read must not be built
+    return data
 
 
 def compute_ledger(name: str, version: str, inputs: LedgerInputs) -> Ledger:
