@@ -21,7 +21,7 @@ from blindbuild.assemble.toolchain import prepare_toolchain, toolchain_key
 from blindbuild.assemble.tree import Tree, file_entry, from_deb_packages
 from blindbuild.assemble.uki import build_uki
 from blindbuild.assemble.wheel import from_wheel
-from blindbuild.audit.channels import LedgerInputs, write_ledger
+from blindbuild.audit.channels import LedgerInputs, Waiver, write_ledger
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import BuildError, LockError
 from blindbuild.formats.deb import read_deb
@@ -164,10 +164,11 @@ class _Build:
                 config=config.decode(),
                 policy=load_policy(debug=self._request.debug),
                 system_map=kernel.system_map.read_text(),
-                tree=tree,
                 uki=uki,
-                command_line=self._command_line,
                 debug=self._request.debug,
+                waivers=tuple(
+                    Waiver(f"workload{item.path}", item.what, item.control) for item in recipe.waivers
+                ),
             ),
         )
         disk = build_gpt_disk(uki) if recipe.partitions == "gpt" else build_disk(uki)

@@ -71,13 +71,13 @@ SHOWN = [
     (command, lines)
     for block in console_blocks()
     for command, lines in sessions(block)
-    if command.startswith(("blindbuild measure", "blindbuild explain")) and lines
+    if command.startswith(("blindbuild measure", "blindbuild explain", "blindbuild channels")) and lines
 ]
 
 
 @pytest.mark.boot
 @pytest.mark.parametrize(("command", "lines"), SHOWN, ids=[command.split()[1] for command, _ in SHOWN])
-def test_what_readme_shows_of_measuring_and_explaining_is_printed(
+def test_what_readme_shows_of_other_verbs_is_printed(
     lab: Lab, product: Path, command: str, lines: list[str]
 ) -> None:
     words = command.replace("images/hello/1.0.0", str(product)).split()[1:]
@@ -86,7 +86,7 @@ def test_what_readme_shows_of_measuring_and_explaining_is_printed(
     )
     printed = done.stdout.splitlines() + [line.rstrip() for line in done.stderr.splitlines()]
     assert [line for line in lines if line not in printed] == []
-    assert len(SHOWN) == 2
+    assert len(SHOWN) == 3
 
 
 @pytest.mark.parametrize("block", [block for block in console_blocks() if "$ blindbuild" in block])

@@ -55,13 +55,28 @@ def row(number: int, identifier: str, state: str) -> dict:
 
 def closed_ledger(version: int = 1) -> dict:
     """The ledger of an honest image, as a dictionary that a test may change."""
-    return {
+    value = {
         "version": version,
         "name": "hello",
         "imageVersion": "1.0.0",
         "debug": False,
         "channels": [row(n, identifier, state) for n, (identifier, state) in enumerate(_STATES.items(), 1)],
     }
+    return value if version == 1 else second(value)
+
+
+def second(value: dict) -> dict:
+    """The same ledger in version 2, with the fields that it has besides."""
+    rows = [
+        entry
+        | {
+            "closable": entry["state"] in ("closed", "stated"),
+            "controls": [{"what": what, "shownBy": [], "secondLayer": False} for what in entry["controls"]],
+        }
+        for entry in value["channels"]
+    ]
+    more = {"waivers": [], "files": [], "programs": [], "kernel": {}, "habits": {}}
+    return value | {"version": 2, "channels": rows} | more
 
 
 def but_row(ledger: dict, identifier: str, **changes) -> dict:

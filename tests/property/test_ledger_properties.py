@@ -29,7 +29,13 @@ ROWS = st.fixed_dictionaries(
         "id": st.from_regex(r"[a-z0-9][a-z0-9-]{0,9}", fullmatch=True),
         "claim": TEXT,
         "state": st.sampled_from([state.value for state in ChannelState]),
-        "controls": st.lists(TEXT, max_size=2),
+        "closable": st.just(True),
+        "controls": st.lists(
+            st.fixed_dictionaries(
+                {"what": TEXT, "shownBy": st.lists(TEXT, max_size=1), "secondLayer": st.booleans()}
+            ),
+            max_size=2,
+        ),
         "checks": st.lists(CHECKS, max_size=2),
     },
     optional={"why": st.lists(TEXT, max_size=2)},
@@ -40,6 +46,8 @@ LEDGERS = st.fixed_dictionaries(
         "name": st.just("hello"),
         "imageVersion": st.just("1.0.0"),
         "debug": st.booleans(),
+        **{name: st.just([]) for name in ("waivers", "files", "programs")},
+        **{name: st.just({}) for name in ("kernel", "habits")},
         "channels": st.lists(
             ROWS,
             min_size=1,

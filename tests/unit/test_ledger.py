@@ -8,9 +8,9 @@ import json
 
 import pytest
 
-from blindbuild.assemble.kernel_policy import load_policy
 from blindbuild.audit.channels import write_ledger
-from blindbuild.audit.rules import RULES, State
+from blindbuild.audit.rows import RULES
+from blindbuild.audit.rules import State
 from blindbuild.errors import ManifestError
 from blindbuild.manifest import ChannelState, parse_ledger
 from blindbuild.verify import CHANNEL_GROUPS
@@ -45,10 +45,10 @@ def test_a_ledger_reads_as_it_was_written() -> None:
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_what_the_builder_writes_can_be_read(clean, debug: bool) -> None:  # noqa: F811
-    inputs = dataclasses.replace(clean, debug=debug, policy=load_policy(debug=debug))
+    parts = dataclasses.replace(clean, debug=debug)
     if debug:
-        inputs = dataclasses.replace(inputs, command_line=f"{clean.command_line} console=ttyS0")
-    written = write_ledger("hello", "1.0.0", inputs)
+        parts = dataclasses.replace(parts, command_line=f"{clean.command_line} console=ttyS0")
+    written = write_ledger("hello", "1.0.0", parts.inputs())
     ledger = parse_ledger(written)
     assert [channel.identifier for channel in ledger.channels] == [rule.identifier for rule in RULES]
     console = ledger.find("serial-console")
@@ -77,6 +77,29 @@ def test_version_2_may_say_why_and_note_things() -> None:
     assert kexec.checks[0].notes == ("one", "two")
     opened = but_row(SECOND, "kexec", state="open", checks=[check("it is there")], why=["the recipe asks"])
     assert parse(opened).find("kexec").findings == ("it is there",)
+
+
+def test_version_2_has_fields_that_version_1_has_not() -> None:
+    for name in ("waivers", "files", "programs", "kernel", "habits"):
+        with pytest.raises(ManifestError, match=f"missing {name}"):
+            parse({key: item for key, item in SECOND.items() if key != name})
+        with pytest.raises(ManifestError, match=f"unknown '{name}'"):
+            parse(LEDGER | {name: SECOND[name]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"closable": False}, "expected a row that no image can close to be open or narrowed, got closed"),
+        ({"closable": 1}, "expected true or false"),
+        ({"controls": ["text"]}, r"controls\[0\]: expected an object"),
+        ({"controls": [{"what": "x", "shownBy": []}]}, "missing secondLayer"),
+        ({"controls": [{"what": "x", "shownBy": "y", "secondLayer": False}]}, "expected a list"),
+    ],
+)
+def test_a_row_of_version_2_that_breaks_a_rule_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ManifestError, match=message):
+        parse(but_row(SECOND, "kexec", **changes))
 
 
 def top(**changes) -> dict:

@@ -52,6 +52,7 @@ def test_a_short_recipe_gets_all_defaults(folder: Path) -> None:
     assert (recipe.service.protocol, recipe.service.isolation) == ("frames", "per-request")
     assert recipe.network.address == StaticAddress("10.0.2.15", 24, "10.0.2.2")
     assert (recipe.network.port, recipe.channels, recipe.platforms) == (443, (), ("uefi-tpm",))
+    assert recipe.waivers == ()
     assert [(file.source, file.target, file.compiled) for file in recipe.local_files] == [
         ("hello.c", "/app/hello", True)
     ]
@@ -74,6 +75,17 @@ def test_the_rendered_recipe_reads_as_the_same_recipe(folder: Path) -> None:
     assert render_recipe(again) == render_recipe(recipe)
     assert again.checksum == recipe.checksum
     assert again.local_files == recipe.local_files
+
+
+def test_a_waiver_is_read_rendered_and_part_of_the_checksum(folder: Path) -> None:
+    before = load_recipe(folder)
+    waiver = "{path: /lib/x.so, what: socket, control: filter F0 refuses it}"
+    (folder / "recipe.yaml").write_text(f"{GOOD}channels: {{waive: [{waiver}]}}\n")
+    recipe = load_recipe(folder)
+    assert [(item.path, item.what) for item in recipe.waivers] == [("/lib/x.so", "socket")]
+    assert recipe.checksum != before.checksum
+    (folder / "recipe.yaml").write_text(render_recipe(recipe))
+    assert load_recipe(folder).waivers == recipe.waivers
 
 
 def test_comments_and_layout_do_not_change_the_checksum(folder: Path) -> None:

@@ -73,6 +73,15 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
+class WaiverRequest:
+    """A finding of the ledger about one file of the tree, and what makes it harmless."""
+
+    path: str
+    what: str
+    control: str
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything a recipe says.
 
@@ -102,6 +111,7 @@ class Recipe:
     service: Service
     network: Network
     channels: tuple[str, ...]
+    waivers: tuple[WaiverRequest, ...]
     platforms: tuple[str, ...]
     local_files: tuple[LocalFile, ...]
     sources: tuple[Path, ...]
@@ -174,6 +184,10 @@ class _Builder:
             service=service,
             network=self._network(),
             channels=_words(_table(values["channels"])["allow"]),
+            waivers=tuple(
+                WaiverRequest(str(item["path"]), str(item["what"]), str(item["control"]))
+                for item in _tables(_table(values["channels"])["waive"] or ())
+            ),
             platforms=_words(values["platforms"]),
             local_files=files,
             sources=self._source.files,

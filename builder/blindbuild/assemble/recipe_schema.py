@@ -190,7 +190,35 @@ _NETWORK = Record(
         Field("port", Integer(1, 65535), "TCP port of the service; everything else is closed.", default=443),
     )
 )
-_CHANNELS = Record((Field("allow", Nothing("opening a channel"), "Channels to open.", default=()),))
+_WAIVER = Record(
+    (
+        Field("path", _TARGET, "The file, in the workload's root.", required=True),
+        Field(
+            "what",
+            Text("an imported symbol or a kind of file", "[A-Za-z_][A-Za-z0-9_-]{0,63}", "such as socket"),
+            "What the ledger finds in it: a symbol, `interpreter`, `pickle`, or a check of file names.",
+            required=True,
+        ),
+        Field(
+            "control",
+            Text("a sentence of printable ASCII", "[!-~][ -~]{9,199}", "such as filter F0 refuses socket"),
+            "What makes it harmless; the ledger shows it.",
+            required=True,
+        ),
+    )
+)
+_CHANNELS = Record(
+    (
+        Field("allow", Nothing("opening a channel"), "Channels to open.", default=()),
+        # None and not an empty list, so that recipes without one keep the checksum that their locks have.
+        Field(
+            "waive",
+            ListOf(_WAIVER, 1),
+            "Findings of the ledger about files of the tree that a control makes harmless.",
+            default_text="nothing",
+        ),
+    )
+)
 
 RECIPE = Record(
     (

@@ -1,68 +1,80 @@
 """The channel ledger, static half: what is closed, by what, and the checks that were run to see it.
 
-Every check reads the finished outputs (resolved kernel configuration, System.map, the tree, the UKI), not the
-intentions behind them, so that an auditor who holds the same files recomputes the same bytes.
+Every check reads the finished outputs (resolved kernel configuration, System.map, the UKI with its
+initramfs), not the intentions behind them, so that an auditor who holds the same files recomputes the same
+bytes.
+
+Source: docs/spec/ledger.md.
 """
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from blindbuild.assemble.kernel_config import parse_config
-from blindbuild.assemble.kernel_policy import Judgement, Policy, judge_config
-from blindbuild.assemble.tree import Kind, Tree
+from blindbuild.assemble.kernel_policy import Judgement, judge_config
+from blindbuild.audit import files, kernel_symbols, programs
+from blindbuild.audit.check import Check
+from blindbuild.audit.image import LedgerInputs, UnpackedImage, Waiver, unpack_image
+from blindbuild.audit.rows import RULES
 from blindbuild.audit.rules import (
-    ALLOWED_DEVICES,
     ALLOWED_UKI_SECTIONS,
     FORBIDDEN_WORDS,
-    INTERPRETER_NAME,
-    RULES,
     ChannelRule,
+    Control,
     State,
 )
 from blindbuild.digest import Digest
 from blindbuild.errors import PolicyError
 from blindbuild.formats.canonical import JsonValue, canonical_bytes
-from blindbuild.formats.pe import read_pe
+from blindbuild.formats.cpio import CpioEntry
+from blindbuild.manifest import parse_ledger
 
-LEDGER_VERSION = 1
-SET_ID_BITS = 0o6000
-WRITE_BITS = 0o222
+__all__ = ["LEDGER_VERSION", "Ledger", "LedgerInputs", "Row", "Waiver", "compute_ledger", "write_ledger"]
+
+LEDGER_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
-class LedgerInputs:
-    """What the static checks look at.
+class Row:
+    """One channel as it was found."""
+
+    rule: ChannelRule
+    state: State
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """All rows in the order in which they are shown, and what was found besides.
 
     Attributes:
-        config: the kernel's resolved configuration.
-        policy: the kernel policy, whose rules name the channels they belong to.
-        system_map: the kernel's symbol table as text.
-        tree: the initramfs as a value.
-        uki: the boot image.
-        command_line: what the UKI and the kernel both hold.
-        debug: the image was built to be looked into; the ledger then reports instead of refusing.
+        document: the whole of `channels.json`.
     """
 
-    config: str
-    policy: Policy
-    system_map: str
-    tree: Tree
-    uki: bytes
-    command_line: str
-    debug: bool
+    rows: tuple[Row, ...]
+    document: Mapping[str, JsonValue]
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What the checks found wrong, each once, with the channels that it is about."""
+        found: dict[str, list[ChannelRule]] = {}
+        for row in self.rows:
+            for finding in dict.fromkeys(one for check in row.checks for one in check.findings):
+                found.setdefault(finding, []).append(row.rule)
+        return tuple(_say(finding, rules) for finding, rules in found.items())
+
+    def render(self) -> bytes:
+        """Return `channels.json` in canonical form."""
+        return canonical_bytes(dict(self.document))
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check that was run: its name, the digest of what it read, and what it found wrong."""
-
-    name: str
-    source: Digest
-    looked_at: int
-    findings: tuple[str, ...]
+def _say(finding: str, rules: Sequence[ChannelRule]) -> str:
+    first, *others = rules
+    also = f" (also channels {', '.join(str(rule.number) for rule in others)})" if others else ""
+    return f"channel {first.number} ({first.identifier}): {finding}{also}"
 
 
 def write_ledger(name: str, version: str, inputs: LedgerInputs) -> bytes:
@@ -70,43 +82,165 @@ def write_ledger(name: str, version: str, inputs: LedgerInputs) -> bytes:
 
     Raises:
         PolicyError: a channel that should be closed is open (a debug image may); all findings are named.
+        FormatError: an image that cannot be taken apart.
+        ManifestError: a ledger that readers would refuse, such as one of too many files.
     """
-    judgements = judge_config(inputs.policy, parse_config(inputs.config, where="kernel.config"))
-    checks = {rule.number: tuple(_checks_of(rule, inputs, judgements)) for rule in RULES}
-    findings = [
-        f"channel {rule.number} ({rule.identifier}): {finding}"
-        for rule in RULES
-        for check in checks[rule.number]
-        for finding in check.findings
-    ]
-    if findings and not inputs.debug:
+    ledger = compute_ledger(name, version, inputs)
+    if ledger.findings and not inputs.debug:
         raise PolicyError(
-            f"{len(findings)} findings against the channel ledger:\n  " + "\n  ".join(findings),
+            f"{len(ledger.findings)} findings against the channel ledger:\n  " + "\n  ".join(ledger.findings),
             hint="close the channel, or look at it with `blindbuild build --debug`",
         )
-    return canonical_bytes(
-        {
-            "version": LEDGER_VERSION,
-            "name": name,
-            "imageVersion": version,
-            "debug": inputs.debug,
-            "channels": [_row(rule, checks[rule.number]) for rule in RULES],
-        }
-    )
+    data = ledger.render()
+    parse_ledger(data)  # what a client could not read must not be built
+    return data
 
 
-def _row(rule: ChannelRule, checks: Sequence[Check]) -> dict[str, JsonValue]:
-    state = rule.state
+def compute_ledger(name: str, version: str, inputs: LedgerInputs) -> Ledger:
+    """Run every static check, and return what each found; findings are no error here.
+
+    Raises:
+        FormatError, BuildError: an input that cannot be read at all.
+    """
+    facts = _Facts.gather(inputs)
+    common = {name: check(facts) for name, check in CHECKS.items()}
+    rows = tuple(_judge_row(rule, facts, common) for rule in RULES)
+    document: dict[str, JsonValue] = {
+        "version": LEDGER_VERSION,
+        "name": name,
+        "imageVersion": version,
+        "debug": inputs.debug,
+        "channels": [_render_row(row) for row in rows],
+        "waivers": [_render_waiver(waiver) for waiver in inputs.waivers],
+        "files": [_render_file(entry) for entry in facts.image.entries],
+        "programs": [_render_program(program) for program in facts.programs],
+        "kernel": _render_kernel(facts.symbols),
+        "habits": {path: list(words) for path, words in programs.find_habits(facts.image).items()},
+    }
+    return Ledger(rows, document)
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """The inputs, read once for all checks."""
+
+    inputs: LedgerInputs
+    image: UnpackedImage
+    symbols: kernel_symbols.KernelSymbols
+    programs: tuple[programs.Program, ...]
+    config: Mapping[str, str]
+    judgements: tuple[Judgement, ...]
+
+    @classmethod
+    def gather(cls, inputs: LedgerInputs) -> _Facts:
+        image = unpack_image(inputs.uki)
+        config = parse_config(inputs.config, where="kernel.config")
+        return cls(
+            inputs=inputs,
+            image=image,
+            symbols=kernel_symbols.read_symbols(inputs.system_map),
+            programs=programs.read_programs(image),
+            config=config,
+            judgements=judge_config(inputs.policy, config),
+        )
+
+
+def _check_command_line(facts: _Facts) -> Check:
+    text = facts.image.command_line
+    words = text.split()
+    findings = [f"the command line has {word}" for word in words if word.startswith(FORBIDDEN_WORDS)]
+    if facts.config.get("CMDLINE") != f'"{text}"':
+        findings.append("the command line is not the one that is compiled into the kernel")
+    return Check("command-line", Digest.sha256(text.encode()), len(words), tuple(findings))
+
+
+def _check_words(rule: ChannelRule, facts: _Facts) -> Check:
+    text = facts.image.command_line
+    findings = tuple(f"the command line lacks {word}" for word in rule.words if word not in text.split())
+    return Check("command-line-words", Digest.sha256(text.encode()), len(rule.words), findings)
+
+
+def _check_sections(facts: _Facts) -> Check:
+    names = [section.name for section in facts.image.pe.sections]
+    findings = [f"the boot image has a section {name}" for name in names if name not in ALLOWED_UKI_SECTIONS]
+    findings += [
+        f"the boot image has section {name} twice" for name in sorted(set(names)) if names.count(name) > 1
+    ]
+    return Check("boot-image-sections", Digest.sha256(facts.inputs.uki), len(names), tuple(findings))
+
+
+def _check_names(name: str) -> Callable[[_Facts], Check]:
+    return lambda facts: files.check_names(facts.image, name, facts.inputs.waivers)
+
+
+CHECKS: Mapping[str, Callable[[_Facts], Check]] = {
+    "command-line": _check_command_line,
+    "boot-image-sections": _check_sections,
+    "symbol-table": lambda facts: kernel_symbols.check_symbol_table(facts.symbols),
+    "kernel-drivers": lambda facts: kernel_symbols.check_drivers(facts.symbols),
+    "kernel-file-systems": lambda facts: kernel_symbols.check_file_systems(facts.symbols),
+    "kernel-initcalls": lambda facts: kernel_symbols.check_initcalls(facts.symbols),
+    "system-calls": lambda facts: kernel_symbols.check_calls(facts.symbols),
+    "file-list": lambda facts: files.check_file_list(facts.image),
+    "device-nodes": lambda facts: files.check_devices(facts.image),
+    "set-id": lambda facts: files.check_set_id(facts.image),
+    "writable": lambda facts: files.check_writable(facts.image),
+    "interpreters": lambda facts: files.check_interpreters(facts.image, facts.inputs.waivers),
+    "modules": lambda facts: files.check_modules(facts.image),
+    "pickles": lambda facts: files.check_pickles(facts.image, facts.inputs.waivers),
+    **{name: _check_names(name) for name in files.NAMES},
+    "static-programs": lambda facts: programs.check_static(facts.image, facts.programs),
+    "elf-imports": lambda facts: programs.check_imports(facts.image, facts.programs, facts.inputs.waivers),
+    "key-log": lambda facts: programs.check_key_log(facts.image, facts.programs),
+    "waivers": lambda facts: programs.check_waivers(facts.image, facts.programs, facts.inputs.waivers),
+}
+
+
+def _judge_row(rule: ChannelRule, facts: _Facts, common: Mapping[str, Check]) -> Row:
+    checks = (*_own_checks(rule, facts), *(common[name] for name in rule.checks))
+    return Row(rule, _state_of(rule, checks), checks)
+
+
+def _state_of(rule: ChannelRule, checks: Sequence[Check]) -> State:
     if any(check.findings for check in checks):
-        state = State.OPEN
-    elif not checks and state is State.CLOSED:
-        state = State.STATED
+        return State.OPEN
+    if not rule.closable:
+        return rule.state
+    ran = {check.name for check in checks}
+    shown = all(control.shown_by and ran.issuperset(control.shown_by) for control in _first_layer(rule))
+    return State.CLOSED if checks and shown else State.STATED
+
+
+def _first_layer(rule: ChannelRule) -> Iterator[Control]:
+    return (control for control in rule.controls if not control.second)
+
+
+def _own_checks(rule: ChannelRule, facts: _Facts) -> Iterator[Check]:
+    judged = [judgement for judgement in facts.judgements if rule.number in judgement.rule.channels]
+    if judged:
+        findings = tuple(violation for judgement in judged for violation in judgement.violations)
+        waived = {judgement.rule.symbol for judgement in judged} & facts.inputs.policy.waived
+        findings += tuple(f"CONFIG_{symbol} is waived for debugging" for symbol in sorted(waived))
+        yield Check("kernel-config", Digest.sha256(facts.inputs.config.encode()), len(judged), findings)
+    if rule.words:
+        yield _check_words(rule, facts)
+    if rule.absent_functions or rule.stub_calls:
+        yield kernel_symbols.check_functions(
+            facts.symbols, absent=rule.absent_functions, stubs=rule.stub_calls
+        )
+
+
+def _render_row(row: Row) -> dict[str, JsonValue]:
     return {
-        "number": rule.number,
-        "id": rule.identifier,
-        "claim": rule.claim,
-        "state": state.value,
-        "controls": list(rule.controls),
+        "number": row.rule.number,
+        "id": row.rule.identifier,
+        "claim": row.rule.claim,
+        "closable": row.rule.closable,
+        "state": row.state.value,
+        "controls": [
+            {"what": control.what, "shownBy": list(control.shown_by), "secondLayer": control.second}
+            for control in row.rule.controls
+        ],
         "checks": [
             {
                 "name": check.name,
@@ -114,86 +248,53 @@ def _row(rule: ChannelRule, checks: Sequence[Check]) -> dict[str, JsonValue]:
                 "lookedAt": check.looked_at,
                 "findings": list(check.findings),
             }
-            for check in checks
+            for check in row.checks
         ],
     }
 
 
-def _checks_of(rule: ChannelRule, inputs: LedgerInputs, judgements: Sequence[Judgement]) -> Iterator[Check]:
-    judged = [judgement for judgement in judgements if rule.number in judgement.rule.channels]
-    if judged:
-        findings = tuple(violation for judgement in judged for violation in judgement.violations)
-        waived = {judgement.rule.symbol for judgement in judged} & inputs.policy.waived
-        findings += tuple(f"CONFIG_{symbol} is waived for debugging" for symbol in sorted(waived))
-        yield Check("kernel-config", Digest.sha256(inputs.config.encode()), len(judged), findings)
-    if rule.absent_functions or rule.stub_calls:
-        yield _check_symbols(rule, inputs.system_map)
-    if extra := _SPECIAL.get(rule.identifier):
-        yield extra(inputs)
+def _render_waiver(waiver: Waiver) -> dict[str, JsonValue]:
+    return {"path": waiver.path, "what": waiver.what, "control": waiver.control}
 
 
-def _check_symbols(rule: ChannelRule, system_map: str) -> Check:
-    symbols = dict(_read_symbols(system_map))
-    findings = [f"the kernel has {name}" for name in rule.absent_functions if name in symbols]
-    for call in rule.stub_calls:
-        kind = symbols.get(f"__x64_sys_{call}")
-        if kind not in (None, "W"):  # scripts/Makefile: COND_SYSCALL makes a weak stub that returns ENOSYS
-            findings.append(f"the kernel implements {call}")
-    count = len(rule.absent_functions) + len(rule.stub_calls)
-    return Check("kernel-symbols", Digest.sha256(system_map.encode()), count, tuple(findings))
+def _render_file(entry: CpioEntry) -> dict[str, JsonValue]:
+    path = entry.path.decode("ascii", "backslashreplace")
+    hashed = stat.S_ISREG(entry.mode) or stat.S_ISLNK(entry.mode)
+    return {
+        "path": path,
+        "mode": f"{entry.mode:07o}",
+        "owner": f"{entry.uid}:{entry.gid}",
+        "size": len(entry.data),
+        "device": f"{entry.rdev[0]}:{entry.rdev[1]}" if entry.rdev != (0, 0) else "",
+        "sha256": Digest.sha256(entry.data).hex if hashed else "",
+        "whyIn": files.why_in(path),
+    }
 
 
-def _read_symbols(system_map: str) -> Iterator[tuple[str, str]]:
-    for line in system_map.splitlines():
-        fields = line.split(" ")
-        if len(fields) != 3:
-            raise PolicyError(f"System.map: expected address, type and name, got {line[:80]!r}")
-        yield fields[2], fields[1]
+def _render_program(program: programs.Program) -> dict[str, JsonValue]:
+    elf = program.elf
+    static = elf is not None and elf.is_static
+    needs, imports = (elf.needed, sorted(set(elf.imports) & _FORBIDDEN)) if elf else ((), [])
+    return {
+        "path": program.path,
+        "role": files.why_in(program.path),
+        "linkage": "static" if static else "dynamic" if elf else "unreadable",
+        "importsSay": "nothing: a static program brings its own" if static else "what it loads from others",
+        "needs": [*needs],
+        "imports": [*imports],
+    }
 
 
-def _check_files(inputs: LedgerInputs) -> Check:
-    findings = []
-    for path, entry in inputs.tree.items():
-        name = path.decode("ascii")
-        if entry.kind is Kind.DEVICE and ALLOWED_DEVICES.get(path) != entry.device:
-            findings.append(f"{name}: device {entry.device[0]}:{entry.device[1]} is not allowed")
-        if entry.mode & SET_ID_BITS:
-            findings.append(f"{name}: set-id bits")
-        if entry.kind in (Kind.FILE, Kind.DIRECTORY) and entry.mode & WRITE_BITS:
-            findings.append(f"{name}: writable")
-        if INTERPRETER_NAME.fullmatch(posixpath.basename(name)) or name.endswith((".ko", ".pkl", ".pickle")):
-            findings.append(f"{name}: an interpreter, a module or a pickle")
-        if entry.data.startswith(b"#!"):
-            findings.append(f"{name}: a script")
-    return Check("files", Digest.sha256(_listing(inputs.tree)), len(inputs.tree), tuple(findings))
+def _render_kernel(symbols: kernel_symbols.KernelSymbols) -> dict[str, JsonValue]:
+    found, allowed = symbols.found, kernel_symbols.load_allowed()
+    return {
+        "drivers": list(found["driver"]),
+        "fileSystems": list(found["filesystem"]),
+        "initcalls": len(found["initcall"]),
+        "implementedCalls": list(found["call"]),
+        "stubCalls": list(symbols.stubs),
+        "allowed": {keyword: len(names) for keyword, names in allowed.items()},
+    }
 
 
-def _listing(tree: Tree) -> bytes:
-    return tree[b".blindbuild.tree"].data
-
-
-def _check_command_line(inputs: LedgerInputs) -> Check:
-    words = inputs.command_line.split()
-    findings = [f"the command line has {word}" for word in words if word.startswith(FORBIDDEN_WORDS)]
-    findings += [
-        f"the command line lacks {word}"
-        for word in ("quiet", "panic=-1", "rdinit=/init")
-        if word not in words
-    ]
-    return Check("command-line", Digest.sha256(inputs.command_line.encode()), len(words), tuple(findings))
-
-
-def _check_sections(inputs: LedgerInputs) -> Check:
-    names = [section.name for section in read_pe(inputs.uki).sections]
-    findings = [f"the boot image has a section {name}" for name in names if name not in ALLOWED_UKI_SECTIONS]
-    findings += [
-        f"the boot image has section {name} twice" for name in sorted(set(names)) if names.count(name) > 1
-    ]
-    return Check("boot-image-sections", Digest.sha256(inputs.uki), len(names), tuple(findings))
-
-
-_SPECIAL = {
-    "serial-console": _check_command_line,
-    "admin-entry": _check_files,
-    "command-line": _check_sections,
-}
+_FORBIDDEN = {name for names in programs.FORBIDDEN_IMPORTS.values() for name in names}

@@ -18,6 +18,7 @@ VERBS = {
     "fetch": ("fetch", "Fill the store with every locked input."),
     "build": ("build", "Turn a recipe into an image with its expected measurements."),
     "measure": ("measure", "Predict what a TPM, SEV, TDX or an enclave will measure."),
+    "channels": ("channels", "Recompute the channel ledger from an image's outputs, and compare."),
     "eif": ("eif", "Write an AWS Nitro Enclave image and its PCRs."),
     "keygen": ("keygen", "Make a release key."),
     "trust": ("trust", "Write the file that tells a client whom to believe."),

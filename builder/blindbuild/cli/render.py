@@ -172,3 +172,37 @@ def _print_lines(lines: Sequence[EventLine], *, console: Console) -> None:
         console.print(f"    {_SIGNS[line.sign]} {line.number:>3}  {_plain(first)}")
         for text in more:
             console.print(f"           [dim]expected {_plain(text)}[/]")
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelLine:
+    """One row of the channel ledger."""
+
+    number: int
+    identifier: str
+    state: str
+    claim: str
+    checks: tuple[str, ...]
+    findings: tuple[str, ...]
+
+
+_STATES = {
+    "open": "[red]open    [/]",
+    "narrowed": "[yellow]narrowed[/]",
+    "stated": "[cyan]stated  [/]",
+    "closed": "[green]closed  [/]",
+}
+
+
+def print_channels(rows: Sequence[ChannelLine], *, console: Console) -> None:
+    """Print the ledger in the order given: state, number, identifier, claim, checks, and what was found."""
+    for row in rows:
+        console.print(
+            f"  {_STATES[row.state]} {row.number:>2} [bold]{row.identifier}[/]  {_plain(row.claim)}"
+        )
+        shown = ", ".join(row.checks) or "no static check"
+        console.print(f"              [dim]{_plain(shown)}[/]")
+        for finding in row.findings:
+            console.print(f"              {FAILED} {_plain(finding)}")
+    count = {state: sum(row.state == state for row in rows) for state in _STATES}
+    console.print("\n  " + ", ".join(f"{number} {state}" for state, number in count.items()))

@@ -1,6 +1,7 @@
 """The channel ledger as its readers see it: channels.json, which the statement pins by digest.
 
-Sources: docs/spec/statement.md for the fields; docs/adr/0005 for what a state may be claimed on.
+Sources: docs/spec/statement.md and docs/spec/ledger.md for the fields; docs/adr/0005 for what a state may be
+claimed on.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from enum import Enum
 
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import FormatError, ManifestError
-from blindbuild.formats.canonical import INTEGER_LIMIT, parse_canonical
+from blindbuild.formats.canonical import INTEGER_LIMIT, JsonValue, parse_canonical
 from blindbuild.formats.fields import Fields
 from blindbuild.manifest.words import NAME, VERSION
 
@@ -22,7 +23,11 @@ _MAX_TEXTS = 1 << 16  # entries of one list; a debug image may have a finding fo
 _MAX_TEXT = 8192  # characters; a finding may quote a path of 4095 bytes
 _MAX_CHECKS = 64  # of one channel; there are half a dozen kinds
 _LATEST = 2
+_TOP = ("version", "name", "imageVersion", "debug", "channels")
+_TOP_2 = ("waivers", "files", "programs", "kernel", "habits")  # for people: nothing is decided by them here
 _ROW = ("number", "id", "claim", "state", "controls", "checks")
+_CONTROL = ("what", "shownBy", "secondLayer")
+_MAX_SHOWN_BY = 16  # checks that one control names; there are two at most
 _CHECK = ("name", "sourceSha256", "lookedAt", "findings")
 
 
@@ -105,18 +110,14 @@ def parse_ledger(data: bytes) -> Ledger:
         value = parse_canonical(data, max_bytes=MAX_LEDGER)
     except FormatError as error:
         raise ManifestError(f"ledger: {error.message}") from error
-    fields = Fields(
-        value,
-        "ledger",
-        required=("version", "name", "imageVersion", "debug", "channels"),
-        error=ManifestError,
-    )
+    fields = Fields(value, "ledger", required=_TOP, optional=_TOP_2, error=ManifestError)
     version = fields.integer("version", minimum=1, maximum=_LATEST)
+    more = () if version == 1 else _TOP_2
+    fields = Fields(value, "ledger", required=(*_TOP, *more), error=ManifestError)
     channels = []
     for index, entry in enumerate(fields.array("channels", minimum=1, maximum=MAX_CHANNELS)):
-        optional = () if version == 1 else ("why",)
         where = f"{fields.at('channels')}[{index}]"
-        row = Fields(entry, where, required=_ROW, optional=optional, error=ManifestError)
+        row = _open_row(entry, where, version)
         channels.append(_read_channel(row, version))
     ledger = Ledger(
         version=version,
@@ -128,6 +129,23 @@ def parse_ledger(data: bytes) -> Ledger:
     _check_unique(ledger)
     _check_findings(ledger)
     return ledger
+
+
+def _open_row(entry: JsonValue, where: str, version: int) -> Fields:
+    if version == 1:
+        return Fields(entry, where, required=_ROW, error=ManifestError)
+    return Fields(entry, where, required=(*_ROW, "closable"), optional=("why",), error=ManifestError)
+
+
+def _read_controls(row: Fields) -> tuple[str, ...]:
+    controls = []
+    for index, entry in enumerate(row.array("controls", maximum=_MAX_CHECKS)):
+        where = f"{row.at('controls')}[{index}]"
+        fields = Fields(entry, where, required=_CONTROL, error=ManifestError)
+        fields.boolean("secondLayer")
+        fields.texts("shownBy", maximum=_MAX_SHOWN_BY)
+        controls.append(fields.phrase("what"))
+    return tuple(controls)
 
 
 def _read_channel(row: Fields, version: int) -> Channel:
@@ -142,11 +160,13 @@ def _read_channel(row: Fields, version: int) -> Channel:
         identifier=row.token("id", CHANNEL),
         claim=row.phrase("claim"),
         state=ChannelState(row.word("state", [state.value for state in ChannelState])),
-        controls=_read_texts(row, "controls"),
+        controls=_read_texts(row, "controls") if version == 1 else _read_controls(row),
         checks=tuple(checks),
         why=_read_texts(row, "why"),
     )
     _check_state(row, channel)
+    if version > 1 and not row.boolean("closable") and channel.state is ChannelState.CLOSED:
+        raise row.fail("state", "expected a row that no image can close to be open or narrowed, got closed")
     return channel
 
 

@@ -1,0 +1,165 @@
+"""The rows that the kernel closes by what it lacks."""
+
+from __future__ import annotations
+
+from blindbuild.audit.rules import FILTER_F0, ChannelRule, Control
+
+KERNEL_ROWS = (
+    ChannelRule(
+        1,
+        "serial-console",
+        "no serial, hypervisor or early console is driven by the kernel",
+        absent_functions=(
+            "tty_register_driver",
+            "serial8250_register_8250_port",
+            "uart_register_driver",
+            "early_serial_init",
+        ),
+        controls=(Control("no console= on the fixed command line", ("command-line",)),),
+        checks=("command-line", "kernel-drivers"),
+    ),
+    ChannelRule(
+        2,
+        "screen-keyboard",
+        "no screen is drawn on and no key is read",
+        absent_functions=("register_framebuffer", "drm_dev_register", "input_register_device"),
+        checks=("kernel-drivers",),
+    ),
+    ChannelRule(
+        3,
+        "kernel-log",
+        "the kernel keeps no log and has no call to read one",
+        absent_functions=("vprintk_emit", "_printk", "do_syslog", "kmsg_dump_register", "netpoll_setup"),
+        stub_calls=("syslog",),
+        checks=("symbol-table",),
+    ),
+    ChannelRule(
+        7,
+        "core-dumps",
+        "a crash leaves no core file",
+        absent_functions=("do_coredump",),
+        controls=(Control("RLIMIT_CORE 0", second=True),),
+    ),
+    ChannelRule(
+        8,
+        "swap-hibernation",
+        "memory is never written out",
+        absent_functions=("hibernate",),
+        stub_calls=("swapon", "swapoff"),
+    ),
+    ChannelRule(
+        9,
+        "disks-file-systems",
+        "the kernel has no block layer and no shared file system",
+        absent_functions=(
+            "blk_register_queue",
+            "submit_bio",
+            "fuse_dev_init",
+            "p9_client_create",
+            "nvme_probe",
+            "ata_host_register",
+            "scsi_add_host",
+        ),
+        controls=(Control("only file systems that live in RAM", ("kernel-file-systems",)),),
+        checks=("kernel-drivers", "kernel-file-systems"),
+    ),
+    ChannelRule(
+        10,
+        "peripheral-buses",
+        "no USB, sound or I2C device can be attached",
+        absent_functions=("usb_register_driver", "snd_card_new", "i2c_register_driver"),
+        checks=("kernel-drivers", "kernel-initcalls"),
+    ),
+    ChannelRule(
+        11,
+        "firmware-storage",
+        "nothing is written into firmware variables, pstore or clocks",
+        absent_functions=("pstore_register", "efivar_init", "rtc_register_device"),
+    ),
+    ChannelRule(
+        12, "sysrq-debugger", "no SysRq and no kernel debugger", absent_functions=("__handle_sysrq",)
+    ),
+    ChannelRule(
+        13,
+        "kexec",
+        "no other kernel can be started",
+        absent_functions=("kernel_kexec",),
+        stub_calls=("kexec_load", "kexec_file_load"),
+    ),
+    ChannelRule(
+        14,
+        "tracing",
+        "no probes, tracers or BPF programs",
+        absent_functions=(
+            "bpf_prog_load",
+            "bpf_check",
+            "register_kprobe",
+            "register_ftrace_function",
+            "uprobe_register",
+            "tracefs_create_file",
+            "debugfs_create_dir",
+        ),
+        stub_calls=("bpf",),
+        controls=(Control(f"perf_event_open is refused by {FILTER_F0}"),),
+    ),
+    ChannelRule(
+        15,
+        "other-processes-memory",
+        "no process reads another's memory",
+        absent_functions=("process_vm_rw",),
+        stub_calls=("process_vm_readv", "process_vm_writev"),
+        controls=(
+            Control(f"ptrace and pidfd_getfd are refused by {FILTER_F0}"),
+            Control("Yama scope 3", ("command-line-words",), second=True),
+            Control("a uid for each role", second=True),
+        ),
+        words=("sysctl.kernel.yama.ptrace_scope=3",),
+    ),
+    ChannelRule(
+        16,
+        "physical-memory",
+        "no device node shows memory, ports or machine registers",
+        absent_functions=("msr_read", "proc_kcore_init"),
+        controls=(Control("device nodes are null, zero and urandom only", ("device-nodes",)),),
+        checks=("device-nodes",),
+    ),
+    ChannelRule(
+        17,
+        "kernel-views",
+        "no file shows the kernel's insides: /proc and /sys are never mounted where a program could look",
+        absent_functions=("debugfs_lookup", "configfs_register_subsystem", "kallsyms_open"),
+        controls=(Control(f"mount is refused by {FILTER_F0}"),),
+        checks=("kernel-file-systems",),
+    ),
+    ChannelRule(
+        18,
+        "code-loading",
+        "no modules, no firmware files, no helper programs started by the kernel",
+        absent_functions=("load_module", "request_firmware"),
+        stub_calls=("init_module", "finit_module"),
+        controls=(Control("neither modules nor ACPI tables in the initramfs", ("modules",)),),
+        checks=("modules",),
+    ),
+    ChannelRule(
+        19,
+        "hypervisor-side-doors",
+        "no virtual console, socket, balloon or shared folder",
+        absent_functions=("vsock_core_register", "virtballoon_probe", "hv_vmbus_init", "xen_hvm_init"),
+        controls=(
+            Control("drivers, and what starts itself, by allow list", ("kernel-drivers", "kernel-initcalls")),
+        ),
+        checks=("kernel-drivers", "kernel-initcalls"),
+    ),
+    ChannelRule(
+        36,
+        "memory-remanence",
+        "firmware is asked to clear RAM when the machine is reset without a shutdown",
+    ),
+    ChannelRule(
+        37,
+        "hot-plug",
+        "a device that is plugged in while the machine runs finds no driver",
+        controls=(Control("drivers by allow list", ("kernel-drivers",)),),
+        checks=("kernel-drivers",),
+    ),
+)

@@ -1,0 +1,175 @@
+"""`blindbuild channels`: the static half of the channel ledger, recomputed from an image's outputs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import click
+
+from blindbuild.assemble.kernel_policy import load_policy
+from blindbuild.audit.channels import Ledger, LedgerInputs, Row, Waiver, compute_ledger
+from blindbuild.audit.rules import State
+from blindbuild.cli.naming import reading
+from blindbuild.cli.options import json_option, print_json
+from blindbuild.cli.outputs import STATEMENT
+from blindbuild.cli.render import ChannelLine, output_console, print_channels
+from blindbuild.digest import Digest
+from blindbuild.errors import FormatError, UsageError, VerificationError
+from blindbuild.formats.canonical import JsonValue, parse_canonical
+from blindbuild.host.files import read_bytes
+from blindbuild.manifest import Statement, parse_statement
+from blindbuild.manifest.ledger import MAX_LEDGER
+
+LEDGER, CONFIG, SYSTEM_MAP = "channels.json", "kernel.config", "System.map"
+MAX_TEXT = 64 << 20  # bytes; the System.map of a distribution's kernel has 10 MB
+_FIELDS = frozenset({"path", "what", "control"})
+_ORDER = (State.OPEN, State.NARROWED, State.STATED, State.CLOSED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """What an image directory promises and holds."""
+
+    statement: Statement
+    uki: bytes
+    published: bytes
+    debug: bool
+    waivers: tuple[Waiver, ...]
+    config: str
+    system_map: str
+
+
+@click.command("channels")
+@click.argument("image", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@json_option
+def command(image: Path, as_json: bool) -> None:
+    """Recompute channels.json of an image directory from kernel.config, System.map and NAME.efi.
+
+    Exit code 3 if it differs from the published ledger, if that is not the one that the statement names, if
+    the boot image is another one, or if a channel is open that should be closed. What no image can close
+    stands first. That kernel.config and System.map are of the kernel in the image is shown by rebuilding it.
+
+    Example: blindbuild channels images/hello/1.0.0
+    """
+    loaded = _load(image)
+    inputs = LedgerInputs(
+        config=loaded.config,
+        policy=load_policy(debug=loaded.debug),
+        system_map=loaded.system_map,
+        uki=loaded.uki,
+        debug=loaded.debug,
+        waivers=loaded.waivers,
+    )
+    with reading(image):
+        ledger = compute_ledger(loaded.statement.name, loaded.statement.version, inputs)
+    differences = tuple(_compare(loaded, ledger))
+    if as_json:
+        recomputed = Digest.sha256(ledger.render()).hex
+        print_json({"ledger": ledger.document, "sha256": recomputed, "differences": list(differences)})
+    else:
+        print_channels([_line(row) for row in _sort(ledger.rows)], console=output_console())
+    if differences:
+        raise VerificationError(
+            f"{image}: {len(differences)} differences:\n" + "\n".join(differences),
+            step="L1",
+            reason="ledger-differs",
+            hint="rebuild the image from its lock; what comes out has to be these bytes",
+        )
+
+
+def _load(image: Path) -> _Image:
+    path = image / STATEMENT
+    with reading(path):
+        statement = parse_statement(
+            read_bytes(path, error=UsageError, hint="name an image directory", limit_bytes=MAX_TEXT)
+        )
+    published = read_bytes(image / LEDGER, error=UsageError, limit_bytes=MAX_LEDGER)
+    with reading(image / LEDGER):
+        debug, waivers = _read_declared(published)
+    return _Image(
+        statement=statement,
+        uki=read_bytes(image / f"{statement.name}.efi", error=UsageError),
+        published=published,
+        debug=debug,
+        waivers=waivers,
+        config=_read_text(image / CONFIG),
+        system_map=_read_text(image / SYSTEM_MAP),
+    )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return read_bytes(path, error=UsageError, limit_bytes=MAX_TEXT).decode("ascii")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: expected ASCII text, got other bytes") from error
+
+
+def _read_declared(published: bytes) -> tuple[bool, tuple[Waiver, ...]]:
+    """Return what the ledger declares and no output shows: whether it is a debug image's, and the waivers."""
+    document = parse_canonical(published, max_bytes=MAX_LEDGER)
+    if not isinstance(document, dict) or not isinstance(debug := document.get("debug"), bool):
+        raise FormatError("expected an object with a field debug")
+    listed = document.get("waivers")
+    if not isinstance(listed, list) or not all(map(_is_waiver, listed)):
+        raise FormatError("expected a list of waivers, each with path, what and control")
+    return debug, tuple(Waiver(**cast("dict[str, str]", item)) for item in listed)
+
+
+def _is_waiver(item: JsonValue) -> bool:
+    return (
+        isinstance(item, dict) and item.keys() == _FIELDS and all(isinstance(v, str) for v in item.values())
+    )
+
+
+def _compare(loaded: _Image, ledger: Ledger) -> Iterator[str]:
+    statement = loaded.statement
+    subjects = {subject.name: subject.digests for subject in statement.subjects}
+    digests = subjects.get(f"{statement.name}.efi", {})
+    if not digests or not all(Digest.of(kind, loaded.uki).equals(value) for kind, value in digests.items()):
+        yield f"{statement.name}.efi is not the image that the statement is about"
+    if not Digest.sha256(loaded.published).equals(statement.ledger):
+        yield f"{LEDGER} is not the ledger that the statement names"
+    if loaded.debug and not statement.debug:
+        yield f"{LEDGER} is of a debug image, and the statement says that it is none"
+    if ledger.findings and not loaded.debug:
+        yield from ledger.findings
+    if ledger.render() != loaded.published:
+        yield from _differing_parts(loaded.published, ledger.document)
+
+
+def _differing_parts(published: bytes, recomputed: Mapping[str, JsonValue]) -> Iterator[str]:
+    document = cast("dict[str, JsonValue]", parse_canonical(published, max_bytes=MAX_LEDGER))
+    for key in sorted({*document, *recomputed} - {"channels"}):
+        if document.get(key) != recomputed.get(key):
+            yield f"{LEDGER}: {key} is not what the outputs give"
+    theirs, ours = (_rows_by_id(part.get("channels")) for part in (document, recomputed))
+    for identifier in sorted({*theirs, *ours}):
+        if theirs.get(identifier) != ours.get(identifier):
+            yield f"{LEDGER}: channel {identifier} is not what the outputs give"
+    if list(theirs) != list(ours):
+        yield f"{LEDGER}: the channels are not in the order that the format has"
+
+
+def _rows_by_id(rows: JsonValue) -> dict[str, JsonValue]:
+    listed = rows if isinstance(rows, list) else []
+    return {str(row.get("id") if isinstance(row, dict) else row): row for row in listed}
+
+
+def _sort(rows: tuple[Row, ...]) -> list[Row]:
+    """Return what no image can close first, then what is open all the same, and so on."""
+    return sorted(rows, key=lambda row: (row.rule.closable, _ORDER.index(row.state)))
+
+
+def _line(row: Row) -> ChannelLine:
+    findings = [finding for check in row.checks for finding in check.findings]
+    return ChannelLine(
+        number=row.rule.number,
+        identifier=row.rule.identifier,
+        state=row.state.value,
+        claim=row.rule.claim,
+        checks=tuple(check.name for check in row.checks),
+        findings=tuple(dict.fromkeys(findings)),
+    )
