@@ -11,8 +11,8 @@ from blindbuild.assemble.command_line import kernel_command_line
 from blindbuild.assemble.tree import TreeEntry, device_entry, file_entry
 from blindbuild.audit.channels import CHECKS, Waiver, compute_ledger, write_ledger
 from blindbuild.audit.rows import RULES, UNCLOSABLE_ROWS
-from blindbuild.audit.rules import State
 from blindbuild.errors import ArchiveError, ManifestError, PeError, PolicyError
+from blindbuild.manifest import ChannelState
 from tests.fakes.ledger_image import Parts, clean_parts, dynamic_elf, static_elf
 
 STUDY_ROWS = range(1, 41)
@@ -62,7 +62,11 @@ def test_every_check_belongs_to_a_row_and_every_control_names_checks_of_its_row(
 def test_a_row_without_a_check_is_never_closed(clean: Parts) -> None:
     for row in write(clean)["channels"]:
         if not row["checks"]:
-            assert row["state"] in (State.STATED.value, State.NARROWED.value, State.OPEN.value), row["id"]
+            assert row["state"] in (
+                ChannelState.STATED.value,
+                ChannelState.NARROWED.value,
+                ChannelState.OPEN.value,
+            ), row["id"]
 
 
 def test_a_row_that_rests_on_code_no_check_executes_is_stated(clean: Parts) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from blindbuild.audit.channels import write_ledger
 from blindbuild.audit.rows import RULES
-from blindbuild.audit.rules import State
 from blindbuild.errors import ManifestError
 from blindbuild.manifest import ChannelState, parse_ledger
 from blindbuild.verify import CHANNEL_GROUPS
@@ -57,10 +56,6 @@ def test_what_the_builder_writes_can_be_read(clean, debug: bool) -> None:  # noq
     assert ("the command line has console=ttyS0" in console.findings) is debug
     states = {entry["id"]: entry["state"] for entry in json.loads(written)["channels"]}
     assert {channel.identifier: channel.state.value for channel in ledger.channels} == states
-
-
-def test_reader_and_writer_have_the_same_states() -> None:
-    assert [state.value for state in ChannelState] == [state.value for state in State]
 
 
 def test_groups_are_made_of_rows_and_named_like_none() -> None:

@@ -24,13 +24,13 @@ from blindbuild.audit.rules import (
     FORBIDDEN_WORDS,
     ChannelRule,
     Control,
-    State,
 )
 from blindbuild.digest import Digest
 from blindbuild.errors import PolicyError
 from blindbuild.formats.canonical import JsonValue, canonical_bytes
 from blindbuild.formats.cpio import CpioEntry
 from blindbuild.manifest import parse_ledger
+from blindbuild.manifest.ledger import ChannelState
 
 __all__ = ["LEDGER_VERSION", "Ledger", "LedgerInputs", "Row", "Waiver", "compute_ledger", "write_ledger"]
 
@@ -42,7 +42,7 @@ class Row:
     """One channel as it was found."""
 
     rule: ChannelRule
-    state: State
+    state: ChannelState
     checks: tuple[Check, ...]
 
 
@@ -201,14 +201,14 @@ def _judge_row(rule: ChannelRule, facts: _Facts, common: Mapping[str, Check]) ->
     return Row(rule, _state_of(rule, checks), checks)
 
 
-def _state_of(rule: ChannelRule, checks: Sequence[Check]) -> State:
+def _state_of(rule: ChannelRule, checks: Sequence[Check]) -> ChannelState:
     if any(check.findings for check in checks):
-        return State.OPEN
+        return ChannelState.OPEN
     if not rule.closable:
         return rule.state
     ran = {check.name for check in checks}
     shown = all(control.shown_by and ran.issuperset(control.shown_by) for control in _first_layer(rule))
-    return State.CLOSED if checks and shown else State.STATED
+    return ChannelState.CLOSED if checks and shown else ChannelState.STATED
 
 
 def _first_layer(rule: ChannelRule) -> Iterator[Control]:

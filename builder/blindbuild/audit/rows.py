@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from blindbuild.audit.rows_kernel import KERNEL_ROWS
 from blindbuild.audit.rows_programs import PROGRAM_ROWS
-from blindbuild.audit.rules import FILTER_F0, ChannelRule, Control, State
+from blindbuild.audit.rules import FILTER_F0, ChannelRule, Control
+from blindbuild.manifest.ledger import ChannelState
 
 UNCLOSABLE_ROWS = (
     ChannelRule(
         34,
         "host-reads-memory",
         "nothing in an image stops the host from reading RAM; only SEV-SNP or TDX does",
-        state=State.OPEN,
+        state=ChannelState.OPEN,
     ),
     ChannelRule(
         41,
         "host-supplied-acpi",
         "on plain QEMU the host's ACPI code can reach guest RAM; it is measured into register 1 only",
-        state=State.OPEN,
+        state=ChannelState.OPEN,
     ),
     ChannelRule(
         35,
         "tpm",
         "the TPM is the host's where it is virtual: it sees every command, which hold no byte of a request",
-        state=State.NARROWED,
+        state=ChannelState.NARROWED,
         controls=(
             Control("only the gate has the descriptor, and it sends commands of a fixed form"),
             Control("of a request only SHA-256 over nonce and keys reaches the TPM"),
@@ -33,14 +34,14 @@ UNCLOSABLE_ROWS = (
         27,
         "size-and-timing",
         "sizes are padded to buckets; times are not hidden, nor what caches and power show",
-        state=State.NARROWED,
+        state=ChannelState.NARROWED,
         controls=(Control("padding by the gate"),),
     ),
     ChannelRule(
         24,
         "arp",
         "ARP is answered and asked, and a few bits an address can carry; no IPv6, no groups, no raw frames",
-        state=State.NARROWED,
+        state=ChannelState.NARROWED,
         absent_functions=("ipv6_rcv", "ndisc_rcv", "igmp_rcv", "packet_rcv"),
         controls=(Control("arp_ignore and arp_announce on the fixed command line", ("command-line-words",)),),
         words=("sysctl.net.ipv4.conf.all.arp_ignore=1", "sysctl.net.ipv4.conf.all.arp_announce=2"),
@@ -49,7 +50,7 @@ UNCLOSABLE_ROWS = (
         33,
         "between-requests",
         "each request has a process, a user and memory of its own; process numbers and load carry a few bits",
-        state=State.NARROWED,
+        state=ChannelState.NARROWED,
         controls=(
             Control("no calls whose effect outlives the process"),
             Control("every process of the slot is killed"),
@@ -59,7 +60,7 @@ UNCLOSABLE_ROWS = (
         4,
         "firmware-text",
         "firmware and stub may write before the kernel starts; that is before there is a request",
-        state=State.NARROWED,
+        state=ChannelState.NARROWED,
         controls=(
             Control("quiet on the fixed command line, for the kernel's own stub", ("command-line-words",)),
         ),
@@ -69,7 +70,7 @@ UNCLOSABLE_ROWS = (
         39,
         "answers",
         "an answer goes to the connection that asked, and to no other; a question can steer what it says",
-        state=State.NARROWED,
+        state=ChannelState.NARROWED,
         controls=(Control(f"no other connection can be made: {FILTER_F0}"),),
     ),
 )

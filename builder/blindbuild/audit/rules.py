@@ -7,16 +7,8 @@ Rules about the kernel's configuration are not repeated here: the kernel policy 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
-
-class State(Enum):
-    """What the ledger says of a channel; `stated` rests on something that no static check shows."""
-
-    CLOSED = "closed"
-    STATED = "stated"
-    NARROWED = "narrowed"
-    OPEN = "open"
+from blindbuild.manifest.ledger import ChannelState
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +45,7 @@ class ChannelRule:
     number: int
     identifier: str
     claim: str
-    state: State = State.CLOSED
+    state: ChannelState = ChannelState.CLOSED
     absent_functions: tuple[str, ...] = ()
     stub_calls: tuple[str, ...] = ()
     controls: tuple[Control, ...] = ()
@@ -63,7 +55,7 @@ class ChannelRule:
     @property
     def closable(self) -> bool:
         """Whether an image can close the channel at all."""
-        return self.state is State.CLOSED
+        return self.state is ChannelState.CLOSED
 
 
 FILTER_F0 = "filter F0, which init installs before the first fork"

@@ -11,7 +11,6 @@ import click
 
 from blindbuild.assemble.kernel_policy import load_policy
 from blindbuild.audit.channels import Ledger, LedgerInputs, Row, Waiver, compute_ledger
-from blindbuild.audit.rules import State
 from blindbuild.cli.naming import reading
 from blindbuild.cli.options import json_option, print_json
 from blindbuild.cli.outputs import STATEMENT
@@ -20,13 +19,13 @@ from blindbuild.digest import Digest
 from blindbuild.errors import FormatError, UsageError, VerificationError
 from blindbuild.formats.canonical import JsonValue, parse_canonical
 from blindbuild.host.files import read_bytes
-from blindbuild.manifest import Statement, parse_statement
+from blindbuild.manifest import ChannelState, Statement, parse_statement
 from blindbuild.manifest.ledger import MAX_LEDGER
 
 LEDGER, CONFIG, SYSTEM_MAP = "channels.json", "kernel.config", "System.map"
 MAX_TEXT = 64 << 20  # bytes; the System.map of a distribution's kernel has 10 MB
 _FIELDS = frozenset({"path", "what", "control"})
-_ORDER = (State.OPEN, State.NARROWED, State.STATED, State.CLOSED)
+_ORDER = (ChannelState.OPEN, ChannelState.NARROWED, ChannelState.STATED, ChannelState.CLOSED)
 
 
 @dataclass(frozen=True, slots=True)
