@@ -61,6 +61,9 @@ class MachineConfig:
         direct: a kernel that QEMU hands to the firmware.
         secure_flash: the variables can be changed by the firmware's system management mode only, which is
             what an OVMF built for Secure Boot expects and one built without cannot use.
+        link_socket: where a program at the same Ethernet link listens (AF_UNIX datagrams, one frame each); it
+            sees every frame and may send any. QEMU's own end is `MachineFiles.link_socket`.
+        more_devices: further arguments of QEMU, for bait and for attacks.
         state_dir: where logs, capture, TPM and flash stay; a temporary place that goes away if None.
     """
 
@@ -81,6 +84,8 @@ class MachineConfig:
     disk_first: bool = True
     direct: DirectBoot | None = None
     secure_flash: bool = False
+    link_socket: Path | None = None
+    more_devices: tuple[str, ...] = ()
     state_dir: Path | None = None
 
     def __post_init__(self) -> None:

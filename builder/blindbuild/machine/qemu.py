@@ -55,6 +55,11 @@ class MachineFiles:
         return self.sockets / "tpm"
 
     @property
+    def link_socket(self) -> Path:
+        """QEMU's end of the link to a neighbour of the guest."""
+        return self.sockets / "link"
+
+    @property
     def monitor_socket(self) -> Path:
         """Where QEMU connects its monitor to."""
         return self.sockets / "qmp"
@@ -99,7 +104,7 @@ def qemu_arguments(
         *_flash("firmware-variables", firmware_variables, read_only=False),
         *_disk(config),
         *_direct_boot(config.direct),
-        *_network(config, files.capture),
+        *_network(config, files),
         *("-chardev", f"socket,id=tpm,path={_quote(files.tpm_socket)}"),
         *("-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"),
         *(
@@ -110,6 +115,7 @@ def qemu_arguments(
         ),
         *(argument for port in range(PORT_COUNT) for argument in _serial(port, files.serial_socket(port))),
         *(argument for text in config.smbios for argument in ("-smbios", f"type=11,value={_quote(text)}")),
+        *config.more_devices,
     ]
 
 
@@ -147,17 +153,29 @@ def _block_device(name: str, path: Path, *, read_only: bool) -> tuple[str, ...]:
     return ("-blockdev", json.dumps(device, separators=(",", ":")))
 
 
-def _network(config: MachineConfig, capture: Path) -> tuple[str, ...]:
+def _network(config: MachineConfig, files: MachineFiles) -> tuple[str, ...]:
     """User-mode network: the guest reaches nothing, and is reached through one forwarded port only."""
     address = config.guest_address
     forward = f"hostfwd=tcp:{HOST_ADDRESS}:{config.host_port}-{address.ip}:{config.guest_port}"
+    user = f"ipv6=off,restrict=on,net={address.network},host={config.router},{forward}"
     return (
-        "-netdev",
-        f"user,id=net,ipv6=off,restrict=on,net={address.network},host={config.router},{forward}",
+        *(("-netdev", f"user,id=net,{user}") if config.link_socket is None else _hub(user, config, files)),
         "-device",
         f"virtio-net-pci,netdev=net,mac={GUEST_MAC},romfile=,disable-legacy=on",
         "-object",
-        f"filter-dump,id=capture,netdev=net,file={_quote(capture)},maxlen=65536",
+        f"filter-dump,id=capture,netdev=net,file={_quote(files.capture)},maxlen=65536",
+    )
+
+
+def _hub(user: str, config: MachineConfig, files: MachineFiles) -> tuple[str, ...]:
+    """The same network and a neighbour on one hub; QEMU docs/system, "hubport"."""
+    near, far = _quote(files.link_socket), _quote(config.link_socket or "")
+    peer = f"dgram,id=peer,local.type=unix,local.path={near},remote.type=unix,remote.path={far}"
+    return (
+        *("-netdev", f"user,id=user,{user}", "-netdev", peer),
+        *("-netdev", "hubport,id=user-port,hubid=0,netdev=user"),
+        *("-netdev", "hubport,id=peer-port,hubid=0,netdev=peer"),
+        *("-netdev", "hubport,id=net,hubid=0"),
     )
 
 
