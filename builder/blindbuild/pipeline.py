@@ -21,7 +21,7 @@ from blindbuild.assemble.toolchain import prepare_toolchain, toolchain_key
 from blindbuild.assemble.tree import Tree, file_entry, from_deb_packages
 from blindbuild.assemble.uki import build_uki
 from blindbuild.assemble.wheel import from_wheel
-from blindbuild.audit.channels import LedgerInputs, Waiver, write_ledger
+from blindbuild.audit.channels import Allowance, LedgerInputs, Waiver, write_ledger
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import BuildError, LockError
 from blindbuild.formats.deb import read_deb
@@ -140,6 +140,7 @@ class _Build:
         tree = assemble_rootfs(
             init=guest.init,
             gate=guest.gate,
+            filters=guest.filters,
             init_conf=_init_conf(recipe),
             gate_conf=_gate_conf(recipe),
             workload=self._workload(guest),
@@ -169,6 +170,8 @@ class _Build:
                 waivers=tuple(
                     Waiver(f"workload{item.path}", item.what, item.control) for item in recipe.waivers
                 ),
+                allowed=tuple(Allowance(item.identifier, item.where) for item in recipe.channels),
+                allowed_where=recipe.channels_where,
             ),
         )
         disk = build_gpt_disk(uki) if recipe.partitions == "gpt" else build_disk(uki)

@@ -79,6 +79,7 @@ class Bench:
         return assemble_rootfs(
             init=guest.init,
             gate=gate or guest.gate,
+            filters=guest.filters,
             init_conf=InitConf(network, 443, 64 << 20, SECONDS, 2, (PROGRAM,)),
             gate_conf=GateConf((ROUTE,), 1 << 20, 1 << 20, 10, 2),
             workload=Tree(workload),

@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 INIT = ROOT / "builder" / "blindbuild" / "guest" / "init"
+FILTER_SOURCES = ROOT / "builder" / "blindbuild" / "guest" / "filters"
 PROBE = ROOT / "builder" / "blindbuild" / "guest" / "probe"
 HARNESS = Path(__file__).with_name("guest_init_harness.c")
 WARNINGS = ("-std=gnu17", "-Wall", "-Wextra", "-Werror")
@@ -28,7 +29,8 @@ def _directory() -> Path:
     return Path(tempfile.mkdtemp(prefix="blindbuild-init-"))
 
 
-def _compile(compiler: str, flags: tuple[str, ...], sources: tuple[Path, ...], name: str) -> Path:
+def compile_here(compiler: str, flags: tuple[str, ...], sources: tuple[Path, ...], name: str) -> Path:
+    """Return a program made by a compiler of this machine; skips the test where there is none."""
     if shutil.which(compiler) is None:
         pytest.skip(f"needs {compiler} to compile the guest's C for this machine")
     program = _directory() / name
@@ -57,7 +59,7 @@ def init_sources() -> tuple[Path, ...]:
 @functools.cache
 def checked_harness() -> Path:
     """Return the harness compiled with the address and undefined-behaviour sanitizers."""
-    return _compile("gcc", SANITIZERS, (HARNESS, *init_sources()), "checked")
+    return compile_here("gcc", SANITIZERS, (HARNESS, *init_sources()), "checked")
 
 
 @functools.cache
@@ -65,32 +67,25 @@ def plain_harness(*, probe: bool = False) -> Path:
     """Return the harness as the product is compiled, or with the launcher that tries to break out."""
     extra = (PROBE / "attempts.c",) if probe else ()
     flags = ("-Os", *(("-DBLINDBUILD_PROBE",) if probe else ()))
-    return _compile("gcc", flags, (HARNESS, *init_sources(), *extra), "probe" if probe else "plain")
+    return compile_here("gcc", flags, (HARNESS, *init_sources(), *extra), "probe" if probe else "plain")
 
 
 @functools.cache
 def static_harness() -> Path:
     """Return the harness as one static file, for a root directory with nothing else in it."""
-    return _compile("gcc", ("-Os", "-static", "-Wno-unused-result"), (HARNESS, *init_sources()), "static")
-
-
-@functools.cache
-def musl_harness() -> Path:
-    """Return the harness with the C library of the product, whose constants are not always glibc's."""
-    headers = ("-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu")
-    return _compile("musl-gcc", ("-Os", "-static", *headers), (HARNESS, *init_sources()), "musl")
+    return compile_here("gcc", ("-Os", "-static", "-Wno-unused-result"), (HARNESS, *init_sources()), "static")
 
 
 @functools.cache
 def checked_program(*sources: Path) -> Path:
     """Return a program of these C files with the sanitizers."""
-    return _compile("gcc", SANITIZERS, sources, f"checked-{sources[0].stem}")
+    return compile_here("gcc", SANITIZERS, sources, f"checked-{sources[0].stem}")
 
 
 @functools.cache
 def static_program(*sources: Path) -> Path:
     """Return a static program of these C files, as a workload is."""
-    return _compile("gcc", ("-Os", "-static"), sources, sources[0].stem)
+    return compile_here("gcc", ("-Os", "-static"), sources, sources[0].stem)
 
 
 SANITIZER_STATUS = 77
@@ -137,8 +132,8 @@ class Harness:
 
 
 @functools.cache
-def harness(mode: str, *, musl: bool = False) -> Harness:
+def harness(mode: str) -> Harness:
     """Return the harness in this mode, started once a test process."""
     pipe = subprocess.PIPE
-    argv = [str(musl_harness() if musl else checked_harness()), mode]
+    argv = [str(checked_harness()), mode]
     return Harness(subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe))

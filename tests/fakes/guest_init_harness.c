@@ -106,20 +106,6 @@ static size_t on_network(const uint8_t *frame, size_t size)
     return at;
 }
 
-static size_t on_filter(const uint8_t *frame, size_t size)
-{
-    static const struct { const char *name; const struct filter *filter; } filters[] = {
-        {"sockets", &SOCKET_RULE}, {"child", &CHILD_FILTER}, {"init", &INIT_FILTER}, {"dhcp", &DHCP_FILTER},
-        {"launcher", &LAUNCHER_FILTER}, {"workload", &WORKLOAD_FILTER},
-    };
-    uint64_t servers = (uintptr_t)&DHCP_SERVERS;
-    memcpy(output, &servers, 8);
-    for (size_t i = 0; i < sizeof filters / sizeof *filters; i++)
-        if (strlen(filters[i].name) == size && !memcmp(filters[i].name, frame, size))
-            return 8 + 8 * compile_filter(filters[i].filter, (struct sock_filter *)(output + 8));
-    return 0;
-}
-
 static size_t on_tree(const uint8_t *frame, size_t size)
 {
     char path[4096];
@@ -133,26 +119,28 @@ static size_t on_tree(const uint8_t *frame, size_t size)
 }
 
 /* What main.c does before and around the launcher; descriptor 3 is the gate's side of the contract. */
-static _Noreturn void launch(const char *root, const char *conf)
+static _Noreturn void launch(const char *root, const char *conf, const char *programs)
 {
     static struct config config;
     static char text[CONFIG_CAPACITY];
     size_t size;
     MUST(read_file(conf, text, sizeof text, &size) && parse_config(&config, text, size));
+    load_filters(programs);
     MUST(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_DUMPABLE, 0));
     empty_bounding_set();
-    install_filter(&SOCKET_RULE);
-    install_filter(&CHILD_FILTER);
+    install_filter(SOCKET_RULE);
+    install_filter(CHILD_FILTER);
     run_launcher(&config, root, 3);
 }
 
 /* The network as main.c sets it up, in whatever network namespace this is; then wait to be ended. */
-static _Noreturn void serve(const char *conf)
+static _Noreturn void serve(const char *conf, const char *programs)
 {
     static struct config config;
     static char text[CONFIG_CAPACITY];
     size_t size;
     MUST(read_file(conf, text, sizeof text, &size) && parse_config(&config, text, size));
+    load_filters(programs);
     MUST(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
     set_up_network(&config);
     open_listener((uint16_t)config.port);
@@ -173,12 +161,12 @@ int main(int count, char **arguments)
 {
     static const struct { const char *name; size_t (*run)(const uint8_t *, size_t); size_t least; } modes[] = {
         {"sha256", on_sha256, 1}, {"config", on_config, 0}, {"dhcp-write", on_dhcp_write, QUERY},
-        {"dhcp-parse", on_dhcp_parse, QUERY}, {"network", on_network, 15}, {"filter", on_filter, 1}, {"tree", on_tree, 1},
+        {"dhcp-parse", on_dhcp_parse, QUERY}, {"network", on_network, 15}, {"tree", on_tree, 1},
     };
-    if (count == 4 && !strcmp(arguments[1], "launch"))
-        launch(arguments[2], arguments[3]);
-    if (count == 3 && !strcmp(arguments[1], "serve"))
-        serve(arguments[2]);
+    if (count == 5 && !strcmp(arguments[1], "launch"))
+        launch(arguments[2], arguments[3], arguments[4]);
+    if (count == 4 && !strcmp(arguments[1], "serve"))
+        serve(arguments[2], arguments[3]);
     for (size_t i = 0; count == 2 && i < sizeof modes / sizeof *modes; i++)
         if (!strcmp(arguments[1], modes[i].name))
             for (uint32_t length; transfer(0, &length, 4, false);) {

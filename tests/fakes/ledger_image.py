@@ -18,6 +18,7 @@ from blindbuild.assemble.rootfs import GateConf, InitConf, assemble_rootfs, rend
 from blindbuild.assemble.tree import Tree, TreeEntry, file_entry
 from blindbuild.audit.image import LedgerInputs, Waiver
 from blindbuild.formats.pe import NewSection, append_sections
+from tests.fakes.guest_filters import made_filters
 from tests.fakes.pe_image import make_pe
 
 KERNEL_CONFIG = Path(__file__).resolve().parents[1] / "golden" / "kernel.config"  # of a real product build
@@ -91,6 +92,7 @@ def clean_parts() -> Parts:
         tree=assemble_rootfs(
             init=program,
             gate=program,
+            filters=made_filters(),
             init_conf=InitConf(None, 443, 1 << 24, 30, 4, ("/app/hello",)),
             gate_conf=GateConf(("/v1/hello",), 1 << 20, 1 << 20, 30, 4),
             workload=Tree({b"app/hello": file_entry(program, 0o555)}),

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.gate_launcher import FakeLauncher
+from tests.fakes.guest_filters import made_filters
 from tests.locked import locked_toolchain
 
 GATE_SOURCES = Path(__file__).resolve().parents[2] / "builder" / "blindbuild" / "guest" / "gate"
@@ -293,6 +294,7 @@ def running_gate(
     *,
     launcher: FakeLauncher | None = None,
     config: object = CONFIG,
+    system_calls: bytes | None = None,
     prefix: tuple[str, ...] = (),
 ) -> Iterator[RunningGate]:
     """Start the gate with the descriptors of docs/spec/guest-abi.md.
@@ -303,9 +305,11 @@ def running_gate(
         tpm: the TPM's command channel; None for a TPM that never answers.
         launcher: who answers requests; echoes by default.
         config: gate.json, as a value or as text.
+        system_calls: the filter beside it; the product's by default.
         prefix: a program to run it under, which must become the gate.
     """
     (directory / "gate.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    (directory / "filter").write_bytes(made_filters()["gate"] if system_calls is None else system_calls)
     launcher = launcher or FakeLauncher()
     silent = socket.socketpair()
     tpm = tpm or silent[0]

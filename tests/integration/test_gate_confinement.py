@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import signal
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.guest_filters import ALLOW_ALL, made_filters
 from tests.integration.gate_harness import (
     ENDORSEMENT,
     GATE_SOURCES,
@@ -25,6 +27,7 @@ from tests.integration.gate_harness import (
 )
 
 PROBE = "/.well-known/blindbuild/probe"
+FILTER_STATUS = 20  # of a gate that could not install it
 MAX_SIZE = 7_000_000  # bytes of the stripped program
 MAX_LINES = 2_000  # of everything that is in a product image
 
@@ -113,6 +116,23 @@ def test_the_filter_holds_under_load_and_garbage_collection(gate: RunningGate) -
     assert gate.alive()
 
 
+@pytest.mark.parametrize(
+    "system_calls",
+    [
+        pytest.param(b"", id="none"),
+        pytest.param(ALLOW_ALL[:-1], id="cut short"),
+        pytest.param(ALLOW_ALL + b"\0", id="a byte more"),
+        pytest.param(ALLOW_ALL * 4097, id="too long for a kernel"),
+        pytest.param(struct.pack("<HBBI", 0x20, 0, 0, 0), id="one that runs past its end"),
+    ],
+)
+def test_a_gate_without_a_filter_that_holds_ends_before_it_serves(
+    gate_binary: Path, tmp_path: Path, system_calls: bytes
+) -> None:
+    with running_gate(gate_binary, tmp_path, None, system_calls=system_calls) as gate:
+        assert gate.process.wait(10) == FILTER_STATUS
+
+
 def test_every_thread_is_filtered_and_may_gain_no_privilege(gate: RunningGate) -> None:
     assert gate.client().get(ENDORSEMENT).status == 200
     threads = list(Path(f"/proc/{gate.process.pid}/task").iterdir())
@@ -138,8 +158,9 @@ def open_directory() -> Iterator[Path]:
         yield Path(name)
 
 
-def probe(binary: Path, directory: Path, prefix: tuple[str, ...] = ()) -> dict[str, int]:
-    with running_gate(binary, directory, None, prefix=prefix) as gate:
+def probe(directory: Path, system_calls: bytes, prefix: tuple[str, ...] = ()) -> dict[str, int]:
+    binary = build_gate(directory / "probe", tags="probe")
+    with running_gate(binary, directory, None, system_calls=system_calls, prefix=prefix) as gate:
         spare = gate.client()
         assert spare.get("/healthz").status == 204
         report = gate.client().get(PROBE)
@@ -150,7 +171,7 @@ def probe(binary: Path, directory: Path, prefix: tuple[str, ...] = ()) -> dict[s
 
 
 def test_from_inside_nothing_outside_the_list_works(open_directory: Path) -> None:
-    report = probe(build_gate(open_directory / "probe", tags="probe"), open_directory)
+    report = probe(open_directory, made_filters(probe=True)["gate"])
     assert len(report) > 200
     assert {name: code for name, code in report.items() if code != errno.EPERM} == {}
 
@@ -158,9 +179,8 @@ def test_from_inside_nothing_outside_the_list_works(open_directory: Path) -> Non
 def test_without_the_filter_the_same_attempts_get_through(open_directory: Path) -> None:
     """The control: a probe that cannot fail shows nothing. Unprivileged, for the machine's sake."""
     need("setpriv")
-    binary = build_gate(open_directory / "probe", tags="probe,unconfined")
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs")
-    report = probe(binary, open_directory, nobody)
+    report = probe(open_directory, ALLOW_ALL, nobody)
     assert report["socket family 2 stream"] == 0
     assert report["socket family 2 datagram"] == 0
     assert report["accepted: connect AF_UNSPEC"] == 0
@@ -174,7 +194,7 @@ def test_without_the_filter_the_same_attempts_get_through(open_directory: Path) 
 
 
 def test_with_the_products_default_the_first_attempt_is_death(open_directory: Path) -> None:
-    binary = build_gate(open_directory / "probe", tags="probe,lethal")
+    binary = build_gate(open_directory / "probe", tags="probe")
     with running_gate(binary, open_directory, None) as gate:
         assert gate.client().get("/healthz").status == 204
         gate.client().send(f"GET {PROBE} HTTP/1.1\r\nHost: x\r\n\r\n".encode())

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.guest_filters import filter_directory
 from tests.fakes.guest_init import PROBE, ROOT, plain_harness, spawn, static_program, status_of
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the launcher takes other users' ids")
@@ -76,6 +77,7 @@ def start(directory: Path, program: Path, *, probe: bool = False) -> Gate:
     (directory / "init.conf").write_text(CONF)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     argv = [str(plain_harness(probe=probe)), "launch", str(root), str(directory / "init.conf")]
+    argv.append(str(filter_directory()))
     launcher = spawn(argv, theirs)
     theirs.close()
     ours.settimeout(20)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.guest_filters import filter_directory
 from tests.fakes.guest_init import static_harness
 
 pytestmark = pytest.mark.skipif(
@@ -90,6 +91,7 @@ def root() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "aside").mkdir()
         shutil.copy(static_harness(), Path(name) / "harness")
+        shutil.copytree(filter_directory(), Path(name) / "filters")
         yield Path(name)
 
 
@@ -97,7 +99,7 @@ def serve(wire: Wire, root: Path, network: str) -> subprocess.Popen[bytes]:
     conf = f"blindbuild-init 1\nnetwork {network}\nport {PORT}\nmemory 67108864\nseconds 1\nconcurrency 1\n"
     (root / "conf").write_text(f"{conf}arg /x\nend\n")
     enter = ["ip", "netns", "exec", wire.guest, "chroot", str(root)]
-    return subprocess.Popen([*enter, "/harness", "serve", "/conf"], stdout=subprocess.PIPE)
+    return subprocess.Popen([*enter, "/harness", "serve", "/conf", "/filters"], stdout=subprocess.PIPE)
 
 
 @pytest.fixture
@@ -197,7 +199,12 @@ def test_the_dhcp_child_is_confined_while_it_waits(wire: Wire, root: Path) -> No
         assert "CapPrm:\t0000000000000000" in status
         assert Path(f"/proc/{child}/root").readlink() == root / "aside"
         descriptors = sorted(int(path.name) for path in Path(f"/proc/{child}/fd").iterdir())
-        assert descriptors == [0, 1, 2, 3]
+        assert descriptors == [0, 1, 2, 3, 4]
+        sockets = Path(f"/proc/{child}/net/udp").read_text().splitlines()[1:]
+        ends = {(line.split()[9], *line.split()[1:3]) for line in sockets}  # inode, local and remote address
+        inodes = [str(Path(f"/proc/{child}/fd/{n}").readlink()).strip("socket:[]") for n in (3, 4)]
+        port_68 = "00000000:0044"
+        assert ends == {(inodes[0], port_68, "00000000:0000"), (inodes[1], port_68, "FFFFFFFF:0043")}
     finally:
         process.kill()
         process.wait()

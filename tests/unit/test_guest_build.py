@@ -22,7 +22,7 @@ SOURCES = {"/app/hello": b"int main(void) { return 0; }\n"}
 
 
 class RecordingCompiler:
-    """Has the signature of `run_in_sandbox`; the program it makes is a list of what it saw."""
+    """Has the signature of `run_in_sandbox`; each file it makes is a list of what it saw."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
@@ -52,7 +52,9 @@ class RecordingCompiler:
         source = places["/guest"].source
         files = sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file())
         seen = [*files, *argv, cwd, *(f"{name}={value}" for name, value in sorted(env.items()))]
-        (places["/result"].source / "program").write_text("\n".join(seen))
+        names = guest.FILTERS if "mkfilters" in argv[-1] else ("program",)
+        for name in names:
+            (places["/result"].source / name).write_text("\n".join([name, *seen]))
         return Completed(b"", b"", 0)
 
 
@@ -68,6 +70,9 @@ def build(store: Store, key: bytes = b"toolchain", **changes: object) -> BuiltGu
     return build_guest(store, toolchain=Path("/"), toolchain_key=Digest.sha256(key), **options)  # type: ignore[arg-type]
 
 
+FILTER_FILES = {"filters/filters.h", "filters/mkfilters.c", "filters/rules.c", "init/command.h"}
+
+
 def files_of(program: bytes) -> set[str]:
     return {line for line in program.decode().splitlines() if re.fullmatch(r"[a-z]+/[\w.]+", line)}
 
@@ -79,6 +84,7 @@ def test_the_product_is_compiled_without_a_line_of_the_probe(
     assert {name.partition("/")[0] for name in files_of(built.init)} == {"init"}
     assert {name.partition("/")[0] for name in files_of(built.gate)} == {"gate"}
     assert files_of(built.workload["/app/hello"]) == {"workload/hello.c"}
+    assert all(files_of(data) == FILTER_FILES for data in built.filters.values())
     assert not any("probe" in argument.lower() for call in compiler.calls for argument in call)
 
 
@@ -90,6 +96,8 @@ def test_the_probe_variant_adds_the_attempts_and_replaces_every_program(
     assert "probe/prober.c" not in files_of(built.init)
     assert b"-DBLINDBUILD_PROBE" in built.init
     assert b"-tags\nprobe\n" in built.gate
+    assert files_of(built.filters["gate"]) == FILTER_FILES
+    assert b"-DBLINDBUILD_PROBE" in built.filters["gate"]
     assert files_of(built.workload["/app/hello"]) == {
         "probe/attempts.c",
         "probe/attempts.h",
@@ -106,19 +114,19 @@ def test_nothing_is_compiled_twice(tmp_path: Path, compiler: RecordingCompiler) 
     first = build(Store(tmp_path))
     calls = len(compiler.calls)
     assert build(Store(tmp_path)) == first
-    assert len(compiler.calls) == calls == 3
+    assert len(compiler.calls) == calls == 4
 
 
 def test_another_toolchain_compiles_everything_again(tmp_path: Path, compiler: RecordingCompiler) -> None:
     build(Store(tmp_path))
     build(Store(tmp_path), key=b"other")
-    assert len(compiler.calls) == 6
+    assert len(compiler.calls) == 8
 
 
 def test_another_source_compiles_its_program_only(tmp_path: Path, compiler: RecordingCompiler) -> None:
     build(Store(tmp_path))
     build(Store(tmp_path), workload_sources={"/app/hello": b"int main(void) { return 1; }\n"})
-    assert len(compiler.calls) == 4
+    assert len(compiler.calls) == 5
 
 
 def test_programs_of_one_name_in_two_places_are_both_there(
@@ -170,7 +178,8 @@ def test_a_program_of_any_size_is_not_read(
 
 def test_nothing_but_the_program_is_kept(tmp_path: Path, compiler: RecordingCompiler) -> None:
     def plant(result: Path) -> None:
-        (result / "program").write_text("program")
+        for name in (*guest.FILTERS, "program"):
+            (result / name).write_text(name)
         (result / "more").symlink_to("/etc/passwd")
 
     compiler.plant = plant
@@ -182,6 +191,22 @@ def test_no_path_of_this_machine_decides_about_the_bytes(tmp_path: Path, compile
     one, other = build(Store(tmp_path / "one")), build(Store(tmp_path / "a longer path" / "other"))
     assert one == other
     assert str(tmp_path).encode() not in one.init + one.gate
+
+
+def test_each_filter_is_the_file_of_its_name(tmp_path: Path, compiler: RecordingCompiler) -> None:
+    filters = build(Store(tmp_path)).filters
+    assert set(filters) == {"socket-rule", "child", "init", "dhcp", "launcher", "workload", "gate"}
+    assert {data.partition(b"\n")[0].decode() for data in filters.values()} == set(filters)
+
+
+def test_a_filter_that_init_has_no_room_for_is_refused(tmp_path: Path, compiler: RecordingCompiler) -> None:
+    def plant(result: Path) -> None:
+        for name in (*guest.FILTERS, "program"):
+            (result / name).write_bytes(bytes(8 * 1023 + 1))
+
+    compiler.plant = plant
+    with pytest.raises(BuildError, match="child: expected at most 8184 bytes, got more"):
+        build(Store(tmp_path))
 
 
 def test_an_unknown_variant_is_refused(tmp_path: Path) -> None:

@@ -19,11 +19,13 @@ INIT = InitConf(
     NETWORK, port=443, memory=256 << 20, seconds=30, concurrency=4, arguments=("/bin/hello", "--once")
 )
 GATE = GateConf(("/v1/hello",), 1048576, 1048576, seconds=30, concurrency=4)
+FILTERS = dict.fromkeys(("socket-rule", "child", "init", "dhcp", "launcher", "workload", "gate"), b"filter")
 WORKLOAD = from_files({b"bin/hello": b"program", b"share/text": b"text"}, executables=[b"bin/hello"])
 
 
 def assemble(workload: Tree = WORKLOAD, init_conf: InitConf = INIT) -> Tree:
-    return assemble_rootfs(init=b"init", gate=b"gate", init_conf=init_conf, gate_conf=GATE, workload=workload)
+    programs = {"init": b"init", "gate": b"gate", "filters": FILTERS}
+    return assemble_rootfs(**programs, init_conf=init_conf, gate_conf=GATE, workload=workload)
 
 
 def test_the_image_holds_what_the_contract_lists() -> None:
@@ -38,7 +40,15 @@ def test_the_image_holds_what_the_contract_lists() -> None:
         "etc": "0040555",
         "etc/blindbuild": "0040555",
         "etc/blindbuild/init.conf": "0100400",
+        "filters": "0040555",
+        "filters/child": "0100400",
+        "filters/dhcp": "0100400",
+        "filters/init": "0100400",
+        "filters/launcher": "0100400",
+        "filters/socket-rule": "0100400",
+        "filters/workload": "0100400",
         "gate": "0040555",
+        "gate/filter": "0100444",
         "gate/gate": "0100555",
         "gate/gate.json": "0100444",
         "init": "0100500",
@@ -184,7 +194,17 @@ def test_init_and_gate_have_to_agree_on_the_number_of_requests() -> None:
 def test_an_empty_program_is_refused(missing: str) -> None:
     programs = {"init": b"init", "gate": b"gate"} | {missing: b""}
     with pytest.raises(BuildError, match="an empty one"):
-        assemble_rootfs(**programs, init_conf=INIT, gate_conf=GATE, workload=WORKLOAD)
+        assemble_rootfs(**programs, filters=FILTERS, init_conf=INIT, gate_conf=GATE, workload=WORKLOAD)
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_every_role_has_a_filter_and_nobody_else_has(name: str) -> None:
+    rest = {other: data for other, data in FILTERS.items() if other != name}
+    for filters in (rest, FILTERS | {name: b""}, FILTERS | {f"{name}2": b"filter"}):
+        with pytest.raises(BuildError, match="expected a filter for each role"):
+            assemble_rootfs(
+                init=b"i", gate=b"g", filters=filters, init_conf=INIT, gate_conf=GATE, workload=WORKLOAD
+            )
 
 
 def test_a_workload_that_could_gain_rights_is_refused_with_every_path_and_reason() -> None:

@@ -1,4 +1,4 @@
-"""Compile the programs that run inside an image: init, the gate, and the recipe's own C programs.
+"""Make what runs inside an image: init, the gate, their system call filters, and the recipe's own programs.
 
 The sources of init and gate are part of this package and are read as data. Everything is compiled in the
 sandbox, at fixed paths, by the locked compilers, so the same bytes come out wherever package and store lie.
@@ -6,6 +6,7 @@ sandbox, at fixed paths, by the locked compilers, so the same bytes come out whe
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,13 @@ from blindbuild.host.store import Store
 
 GUEST_DIRECTORY = Path(__file__).resolve().parents[1] / "guest"
 INIT_STAGE, GATE_STAGE, WORKLOAD_STAGE = "guest-init", "guest-gate", "guest-workload"
+FILTER_STAGE = "guest-filters"
+# Of each process, as guest/filters/mkfilters.c names them; docs/spec/guest-abi.md, "Filters".
+FILTERS = ("child", "dhcp", "gate", "init", "launcher", "socket-rule", "workload")
 VARIANTS = ("product", "probe")
 COMPILE_TIMEOUT_S = 1800.0  # the Go standard library takes a minute on two cores
 MAX_PROGRAM_BYTES = 256 << 20  # the gate, the largest, has 10 MB; bounds memory
+MAX_FILTER_BYTES = 8 * 1023  # init has room for so many instructions; the largest has 541
 MAX_SOURCE_BYTES = 1 << 20  # of one of the recipe's programs; what is larger wants a build system
 
 # musl has no fortified headers, so _FORTIFY_SOURCE would do nothing here.
@@ -32,7 +37,9 @@ C_FLAGS = (
     *("-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu"),
 )
 PROGRAM = "/result/program"
-PROBE_FLAGS = ("-DBLINDBUILD_PROBE", "-I", "/guest/probe")
+MKFILTERS = "/tmp/mkfilters"  # noqa: S108  # the sandbox's own, as in GO_ENVIRONMENT
+PROBE = "-DBLINDBUILD_PROBE"
+PROBE_FLAGS = (PROBE, "-I", "/guest/probe")
 GO = "/usr/lib/go-1.24/bin/go"
 GO_ARGUMENTS = ("build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", "-s -w -buildid=")
 GO_ENVIRONMENT = {
@@ -53,10 +60,16 @@ OnLine = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class BuiltGuest:
-    """The compiled programs; `workload` has the same keys as the sources it was made from."""
+    """The compiled programs and filters.
+
+    Attributes:
+        filters: the system call filters by the names in FILTERS.
+        workload: has the same keys as the sources it was made from.
+    """
 
     init: bytes
     gate: bytes
+    filters: Mapping[str, bytes]
     workload: Mapping[str, bytes]
 
 
@@ -79,6 +92,19 @@ class _Compiler:
         cwd: str,
     ) -> bytes:
         """Return the program that `argv` leaves at PROGRAM, with nothing but `sources` below /guest."""
+        kept = {"program": MAX_PROGRAM_BYTES}
+        return self.run(stage, sources, argv, env, cwd, kept)["program"]
+
+    def run(
+        self,
+        stage: str,
+        sources: Mapping[str, bytes],
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str,
+        kept: Mapping[str, int],
+    ) -> dict[str, bytes]:
+        """Return the files `kept` that `argv` leaves below /result, of up to as many bytes as it says."""
 
         def make(directory: Path) -> None:
             guest, result = directory / "guest", directory / "result"
@@ -96,17 +122,18 @@ class _Compiler:
                 timeout_s=COMPILE_TIMEOUT_S,
                 on_line=self.on_line,
             )
-            program = read_untrusted(result, "program", limit_bytes=MAX_PROGRAM_BYTES)
+            made = {name: read_untrusted(result, name, limit_bytes=limit) for name, limit in kept.items()}
             for filled in (guest, result):
                 remove_tree(filled)
-            write_atomically(result / "program", program)  # and nothing else that a source made it leave
+            for name, data in made.items():  # and nothing else that a source made it leave
+                write_atomically(result / name, data)
 
         settings = [f"{name}={value}" for name, value in sorted(env.items())]
         files = [f"{name} {Digest.sha256(data)}" for name, data in sorted(sources.items())]
         lines = [stage, f"toolchain {self.toolchain_key}", *settings, *argv, *files]
         key = Digest.sha256("\n".join(lines).encode())
-        made = self.store.ensure_stage(stage, key, make)
-        return read_untrusted(made / "result", "program", limit_bytes=MAX_PROGRAM_BYTES)
+        result = self.store.ensure_stage(stage, key, make) / "result"
+        return {name: read_untrusted(result, name, limit_bytes=limit) for name, limit in kept.items()}
 
 
 def build_guest(
@@ -147,6 +174,7 @@ def build_guest(
     return BuiltGuest(
         init=_build_init(compiler),
         gate=_build_gate(compiler),
+        filters=_build_filters(compiler),
         workload={
             target: _build_program(compiler, target, source)
             for target, source in sorted(workload_sources.items())
@@ -170,6 +198,16 @@ def _build_init(compiler: _Compiler) -> bytes:
     # The launcher shares the attempts with the hostile workload, not its main function.
     attempts = {name: data for name, data in _read_probe().items() if name != "probe/prober.c"}
     return _compile_c(compiler, INIT_STAGE, sources | attempts, (*C_FLAGS, *PROBE_FLAGS))
+
+
+def _build_filters(compiler: _Compiler) -> dict[str, bytes]:
+    """Run the program that translates the tables, so that the image has programs and not what makes them."""
+    sources = _read_sources("filters", (".c", ".h")) | _read_sources("init", ("command.h",))
+    flags = (*C_FLAGS, PROBE) if compiler.variant == "probe" else C_FLAGS
+    files = sorted(f"/guest/{name}" for name in sources if name.endswith(".c"))
+    steps = f"musl-gcc {shlex.join((*flags, '-o', MKFILTERS, *files))} && {MKFILTERS}"
+    kept = dict.fromkeys(FILTERS, MAX_FILTER_BYTES)
+    return compiler.run(FILTER_STAGE, sources, ["sh", "-c", steps], {}, "/result", kept)
 
 
 def _build_program(compiler: _Compiler, target: str, source: bytes) -> bytes:

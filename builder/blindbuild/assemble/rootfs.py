@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from blindbuild.assemble.tree import Kind, Tree, TreeEntry, device_entry, directory_entry, file_entry
@@ -16,6 +16,8 @@ LISTING = b".blindbuild.tree"
 SENTINEL = b"~blindbuild.end"
 SENTINEL_CONTENT = b"blindbuild-end\n"
 WORKLOAD = b"workload"
+INIT_FILTERS = ("child", "dhcp", "init", "launcher", "socket-rule", "workload")  # init installs these
+GATE_FILTER = "gate"
 
 MAX_CONCURRENCY = 16
 MAX_ARGUMENTS = 16
@@ -132,19 +134,26 @@ class GateConf:
 
 
 def assemble_rootfs(
-    *, init: bytes, gate: bytes, init_conf: InitConf, gate_conf: GateConf, workload: Tree
+    *,
+    init: bytes,
+    gate: bytes,
+    filters: Mapping[str, bytes],
+    init_conf: InitConf,
+    gate_conf: GateConf,
+    workload: Tree,
 ) -> Tree:
     """Return the complete content of the initramfs, with its listing first and the sentinel last.
 
     Args:
         init: the static program that becomes PID 1.
         gate: the static program that answers the network.
+        filters: the system call filters by name: the gate's, which it installs, and init's.
         workload: the recipe's tree; it becomes the workload's root directory.
 
     Raises:
         PolicyError: a set-id bit, write bit or device in the workload's tree (all of them are named), or no
             program where `init_conf` says.
-        BuildError: settings of init and gate that contradict each other.
+        BuildError: settings of init and gate that contradict each other, or a program or filter missing.
 
     Source: docs/spec/guest-abi.md, "Files in the initramfs".
     """
@@ -154,6 +163,8 @@ def assemble_rootfs(
         )
     if not init or not gate:
         raise BuildError("rootfs: expected the programs init and gate, got an empty one")
+    if filters.keys() != {*INIT_FILTERS, GATE_FILTER} or not all(filters.values()):
+        raise BuildError(f"rootfs: expected a filter for each role, got {', '.join(filters) or 'none'}")
     check_workload(workload)
     _check_program(workload, init_conf.arguments[0])
     fixed = {
@@ -163,7 +174,9 @@ def assemble_rootfs(
         b"dev/zero": device_entry(1, 5, 0o666),
         b"dev/urandom": device_entry(1, 9, 0o666),
         b"aside": directory_entry(0o500),
+        **{f"filters/{name}".encode(): file_entry(filters[name], 0o400) for name in INIT_FILTERS},
         b"gate/gate": file_entry(gate, 0o555),
+        b"gate/filter": file_entry(filters[GATE_FILTER], 0o444),
         b"gate/gate.json": file_entry(gate_conf.render(), 0o444),
         WORKLOAD: directory_entry(),
         SENTINEL: file_entry(SENTINEL_CONTENT, 0o400),

@@ -11,6 +11,7 @@ import (
 
 const (
 	configPath   = "gate.json" // in the working directory, which is the gate's root
+	filterPath   = "filter"    // beside it
 	baseMemory   = 48 << 20    // the runtime, the event log, and 64 connections
 	bodyHandling = 4           // a body is at most this often in memory: itself, its answer, that padded, and garbage
 )

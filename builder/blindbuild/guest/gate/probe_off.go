@@ -2,9 +2,6 @@
 
 package main
 
-// defaultAction is for every system call outside the allow-list.
-const defaultAction = retKillProcess
-
 const probePath = ""
 
 // probeRoute is there in the probe build only.

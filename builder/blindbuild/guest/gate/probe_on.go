@@ -1,8 +1,8 @@
 //go:build probe
 
 // This file is in no product image. It makes the gate try what its filter and init's must refuse, from the inside, and
-// report what the kernel said. Outside the allow-list the answer is EPERM here instead of death, so that one run can try
-// everything; with the tag unconfined as well, the gate's own filter allows all, and init's is seen alone.
+// report what the kernel said. Beside it lies a filter of its own, whose answer to what it does not list is EPERM instead of
+// death, so that one run can try everything.
 
 package main
 

@@ -1,15 +1,16 @@
-/* One DHCP exchange in a child that owns one UDP socket and nothing else. Source: RFC 2131, RFC 2132.
+/* One DHCP exchange in a child that owns two UDP sockets and nothing else. Source: RFC 2131, RFC 2132.
  *
- * Only address, mask and router are taken. The child's filter lets it send to the address in DHCP_SERVERS alone:
- * that constant lies in read-only memory, and no call that changes a mapping is allowed. */
+ * Only address, mask and router are taken. The child may send without an address only, so nothing but to where the
+ * sending socket is connected: everybody on the link, port 67. Answers come from a server's own address, which that
+ * socket would not take, so a second one hears them. */
 #include "init.h"
 
 /* Offsets in the message, RFC 2131 figure 1, and option codes, RFC 2132. */
 enum { TRANSACTION = 4, FLAGS = 10, YOUR_ADDRESS = 16, HARDWARE = 28, COOKIE = 236, OPTIONS = 240 };
 enum { PAD = 0, MASK = 1, ROUTER = 3, REQUESTED = 50, TYPE = 53, SERVER = 54, PARAMETERS = 55, END = 255 };
-enum { CLIENT_PORT = 68, ROUNDS = 10, WAIT_S = 2, DATAGRAMS = 64, CHILD = 400, CHILD_LIMIT_MS = 90000 };
+enum { CLIENT_PORT = 68, ROUNDS = 10, WAIT_S = 2, DATAGRAMS = 64, CHILD = 400, ANSWERS = 3, QUESTIONS = 4, CHILD_LIMIT_MS = 90000 };
 static const uint8_t MAGIC[4] = {99, 130, 83, 99};
-const struct sockaddr_in DHCP_SERVERS = {AF_INET, __builtin_bswap16(67), {INADDR_BROADCAST}, {0}};
+static const struct sockaddr_in EVERYBODY = {AF_INET, __builtin_bswap16(67), {INADDR_BROADCAST}, {0}};
 
 static uint8_t *put(uint8_t *at, uint8_t code, const void *data, uint8_t size)
 {
@@ -70,53 +71,64 @@ bool dhcp_parse(const struct dhcp_query *query, const uint8_t *message, size_t s
         && (first || (answer->server == query->server && answer->lease.address == query->lease.address));
 }
 
-static bool exchange(int udp, const struct dhcp_query *query, struct dhcp_query *answer)
+static bool exchange(const struct dhcp_query *query, struct dhcp_query *answer)
 {
     uint8_t message[1500];
     dhcp_write(query, message);
-    if (sendto(udp, message, DHCP_MESSAGE, 0, (const struct sockaddr *)&DHCP_SERVERS, sizeof DHCP_SERVERS) < 0)
+    if (send(QUESTIONS, message, DHCP_MESSAGE, 0) < 0)
         return false;
     ssize_t got = 0;
-    for (int i = 0; i < DATAGRAMS && (got = recv(udp, message, sizeof message, 0)) >= 0; i++)
+    for (int i = 0; i < DATAGRAMS && (got = recv(ANSWERS, message, sizeof message, 0)) >= 0; i++)
         if (dhcp_parse(query, message, (size_t)got, answer))
             return true;
     return false;
 }
 
-static _Noreturn void ask_in_child(int udp, int result, struct dhcp_query query)
+static _Noreturn void ask_in_child(const int udp[2], int result, struct dhcp_query query)
 {
     struct dhcp_query offer, confirmed;
-    MUST(dup2(result, 1) == 1 && dup2(udp, 3) == 3 && !syscall(__NR_close_range, 4, ~0U, 0));
+    int high = fcntl(udp[1], F_DUPFD_CLOEXEC, 16);  /* out of the way of the other's final number */
+    MUST(dup2(result, 1) == 1 && dup2(udp[0], ANSWERS) == ANSWERS && dup2(high, QUESTIONS) == QUESTIONS);
+    MUST(!syscall(__NR_close_range, QUESTIONS + 1, ~0U, 0));
     MUST(!chroot("/aside") && !chdir("/"));
     become(CHILD);
-    install_filter(&DHCP_FILTER);
+    install_filter(DHCP_FILTER);
     for (int round = 0; round < ROUNDS; round++) {
-        bool offered = exchange(3, &query, &offer);
+        bool offered = exchange(&query, &offer);
         offer.type = DHCP_REQUEST;
-        if (offered && exchange(3, &offer, &confirmed))
+        if (offered && exchange(&offer, &confirmed))
             _exit(write(1, &confirmed.lease, sizeof confirmed.lease) != sizeof confirmed.lease);
     }
     _exit(1);
 }
 
+static int open_client(void)
+{
+    struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(CLIENT_PORT)};
+    int udp = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), on = 1;
+    MUST(udp >= 0 && !setsockopt(udp, SOL_SOCKET, SO_BINDTODEVICE, "eth0", 5)
+         && !setsockopt(udp, SOL_SOCKET, SO_BROADCAST, &on, sizeof on)
+         && !setsockopt(udp, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on)
+         && !setsockopt(udp, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){.tv_sec = WAIT_S}, sizeof(struct timeval))
+         && !bind(udp, (struct sockaddr *)&any, sizeof any));
+    return udp;
+}
+
 void dhcp_ask(struct lease *lease)
 {
     struct ifreq interface = {.ifr_name = "eth0"};
-    struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(CLIENT_PORT)};
     struct dhcp_query query = {.type = DHCP_DISCOVER};
-    int udp = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), on = 1, ends[2];
-    MUST(udp >= 0 && !ioctl(udp, SIOCGIFHWADDR, &interface) && !pipe2(ends, O_CLOEXEC)
+    int udp[2] = {open_client(), open_client()}, ends[2];
+    MUST(!connect(udp[1], (const struct sockaddr *)&EVERYBODY, sizeof EVERYBODY)
+         && !ioctl(udp[0], SIOCGIFHWADDR, &interface) && !pipe2(ends, O_CLOEXEC)
          && getrandom(&query.transaction, 4, 0) == 4);
     memcpy(query.hardware, interface.ifr_hwaddr.sa_data, 6);
-    MUST(!setsockopt(udp, SOL_SOCKET, SO_BINDTODEVICE, "eth0", 5)
-         && !setsockopt(udp, SOL_SOCKET, SO_BROADCAST, &on, sizeof on)
-         && !setsockopt(udp, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){.tv_sec = WAIT_S}, sizeof(struct timeval))
-         && !bind(udp, (struct sockaddr *)&any, sizeof any));
     pid_t child = fork();
     MUST(child >= 0);
     if (child == 0)
         ask_in_child(udp, ends[1], query);
-    close(udp);
+    close(udp[0]);
+    close(udp[1]);
     close(ends[1]);
     bool ready = poll(&(struct pollfd){.fd = ends[0], .events = POLLIN}, 1, CHILD_LIMIT_MS) == 1;
     MUST(ready && read(ends[0], lease, sizeof *lease) == sizeof *lease && lease_is_sane(lease));

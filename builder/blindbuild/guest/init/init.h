@@ -2,11 +2,12 @@
 #pragma once
 #define _GNU_SOURCE
 
+#include "command.h"
+
 #include <asm/unistd.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
-#include <linux/audit.h>
 #include <linux/capability.h>
 #include <linux/fib_rules.h>
 #include <linux/filter.h>
@@ -70,7 +71,6 @@ void set_up_address(int netlink, const struct lease *lease, uint16_t port, uint3
 void set_up_network(struct config *config);
 int open_listener(uint16_t port);
 
-extern const struct sockaddr_in DHCP_SERVERS;
 struct dhcp_query { uint32_t transaction, server; uint8_t type, hardware[6]; struct lease lease; };
 enum { DHCP_DISCOVER = 1, DHCP_OFFER = 2, DHCP_REQUEST = 3, DHCP_ACK = 5, DHCP_MESSAGE = 300 };
 void dhcp_write(const struct dhcp_query *query, uint8_t message[DHCP_MESSAGE]);
@@ -78,19 +78,14 @@ void dhcp_write(const struct dhcp_query *query, uint8_t message[DHCP_MESSAGE]);
 bool dhcp_parse(const struct dhcp_query *query, const uint8_t *message, size_t size, struct dhcp_query *answer);
 void dhcp_ask(struct lease *lease);
 
-struct condition { enum { ALWAYS, IS, HAS_ANY } test; uint8_t argument; uint64_t value; };
-struct rule { uint32_t number, action; struct condition when[2]; };
-/* Two tables of rules, one after the other; the first rule that fits decides. */
-struct filter { const struct rule *rules[2]; uint32_t otherwise; };
-extern const struct filter SOCKET_RULE, CHILD_FILTER, INIT_FILTER, DHCP_FILTER, LAUNCHER_FILTER, WORKLOAD_FILTER;
-size_t compile_filter(const struct filter *filter, struct sock_filter *code);
-void install_filter(const struct filter *filter);
+/* Read all filters, before anything else is started; a process then has every one that its children need. */
+enum filter { SOCKET_RULE, CHILD_FILTER, INIT_FILTER, DHCP_FILTER, LAUNCHER_FILTER, WORKLOAD_FILTER, FILTERS };
+void load_filters(const char *directory);
+void install_filter(enum filter filter);
 void empty_bounding_set(void);
 void keep_capabilities(uint32_t low_mask);
 void become(uid_t id);
 void limit(int resource, uint64_t value);
 void confine_files(const char *root);
 
-/* The path of the one program a workload starts lies in page 0: see launcher.c. */
-#define COMMAND_ADDRESS 64UL
 _Noreturn void run_launcher(const struct config *config, const char *root, int gate);

@@ -43,7 +43,7 @@ static _Noreturn void start_workload(const struct config *config, const char *ro
     keep_capabilities(0);
     confine_files("/");
     MUST(!sigprocmask(SIG_SETMASK, &none, NULL));
-    install_filter(&WORKLOAD_FILTER);
+    install_filter(WORKLOAD_FILTER);
     syscall(__NR_execve, COMMAND_ADDRESS, config->arguments, environment);
     _exit(127);
 }
@@ -139,7 +139,7 @@ _Noreturn void run_launcher(const struct config *config, const char *root, int g
     keep_capabilities(1U << CAP_SETUID | 1U << CAP_SETGID | 1U << CAP_SYS_CHROOT);
     MUST(!prctl(PR_SET_DUMPABLE, 0));
     confine_files(root);
-    install_filter(&LAUNCHER_FILTER);
+    install_filter(LAUNCHER_FILTER);
     for (;;) {
         /* A second is short enough for deadlines in seconds; the end of a child interrupts. */
         struct pollfd requests = {.fd = gate, .events = POLLIN};

@@ -76,7 +76,7 @@ static _Noreturn void run_gate(const int descriptors[4])
 {
     static char *const arguments[] = {"/gate", NULL}, *const environment[] = {NULL};
     int high[4];
-    install_filter(&CHILD_FILTER);
+    install_filter(CHILD_FILTER);
     for (int i = 0; i < 4; i++)  /* first out of the way of their final numbers */
         MUST((high[i] = fcntl(descriptors[i], F_DUPFD_CLOEXEC, 16)) >= 0);
     for (int i = 0; i < 4; i++)
@@ -92,7 +92,7 @@ static _Noreturn void watch(pid_t gate, pid_t launcher)
 {
     MUST(!syscall(__NR_close_range, 0, ~0U, 0));
     keep_capabilities(1U << CAP_SYS_BOOT);
-    install_filter(&INIT_FILTER);
+    install_filter(INIT_FILTER);
     for (;;) {
         pid_t ended = waitpid(-1, NULL, 0);
         MUST(ended > 0 && ended != gate && ended != launcher);
@@ -108,20 +108,21 @@ int main(void)
     limit(RLIMIT_CORE, 0);
     check_tree();
     read_config();
+    load_filters("/filters");
     empty_bounding_set();
     int tpm = open_tpm(), log = copy_event_log();
     mix_tpm_random(tpm);
     set_up_network(&config);
     int listener = open_listener((uint16_t)config.port);
     MUST(!mount(NULL, "/", NULL, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL));
-    install_filter(&SOCKET_RULE);
+    install_filter(SOCKET_RULE);
     MUST(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
     pid_t gate = fork();
     if (gate == 0)
         run_gate((int[4]){listener, tpm, log, pair[0]});
     pid_t launcher = gate > 0 ? fork() : -1;
     if (launcher == 0) {
-        install_filter(&CHILD_FILTER);
+        install_filter(CHILD_FILTER);
         MUST(dup2(pair[1], 3) == 3 && !syscall(__NR_close_range, 4, ~0U, 0));
         run_launcher(&config, "/workload", 3);
     }

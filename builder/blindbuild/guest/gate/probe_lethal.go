@@ -1,5 +1,0 @@
-//go:build probe && lethal
-
-package main
-
-const defaultAction = retKillProcess // the product's

@@ -1,5 +1,0 @@
-//go:build probe && unconfined && !lethal
-
-package main
-
-const defaultAction = retAllow
