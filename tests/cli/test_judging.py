@@ -17,7 +17,7 @@ from blindbuild.digest import Digest
 from blindbuild.errors import BlindbuildError, UsageError, VerificationError
 from blindbuild.verify import CHANNEL_GROUPS, History
 from tests.fakes.attester import Attester, Server
-from tests.fakes.channels import but_row, closed_ledger, ledger_bytes, publisher_of, without_row
+from tests.fakes.channels import but_row, check, closed_ledger, ledger_bytes, publisher_of, without_row
 from tests.fakes.published import NOW, honest_boot, log_bytes
 from tests.fakes.software_tpm import QuoteShape
 from tests.fakes.world import authority, pinned_trust, publisher, tpm
@@ -195,7 +195,11 @@ REFUSED_CHANNELS = {
     "narrowed": (LEDGER, "disk,arp", "channel-not-closed", "arp is narrowed (what holds of arp)"),
     "stated": (LEDGER, "standard-streams", "channel-not-closed", "standard-streams is stated (what"),
     "opened": (
-        ledger_bytes(but_row(closed_ledger(2), "kexec", state="open", checks=[])),
+        ledger_bytes(
+            but_row(
+                closed_ledger(2), "kexec", state="open", allowedByRecipe=True, checks=[check("it is there")]
+            )
+        ),
         "admin",
         "channel-not-closed",
         "kexec is open (what holds of kexec)",

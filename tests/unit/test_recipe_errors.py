@@ -123,10 +123,24 @@ MISTAKES = [
     ("10.0.2.15/24", "224.0.2.1/24", "11:22", "expected a host's address, got 224.0.2.1", None),
     (
         "network:",
-        "channels: {allow: [dns]}\nnetwork:",
+        "channels: {allow: [Kernel log]}\nnetwork:",
         "10:20",
-        "opening a channel is not implemented",
-        "allow: []",
+        "channels.allow[0]: expected the id of a channel, got `Kernel log`",
+        "such as kernel-log",
+    ),
+    (
+        "network:",
+        "channels: {allow: [kexec, kexec]}\nnetwork:",
+        "10:27",
+        "channels.allow[1]: `kexec` stands here twice",
+        None,
+    ),
+    (
+        "network:",
+        "kernel: {source: linux-image-cloud-amd64}\nnetwork:",
+        "10:18",
+        "kernel.source: expected `linux-source-6.12`, or a kernel that Debian built",
+        "linux-image-6.12.117+deb13-cloud-amd64",
     ),
     (
         "network:",

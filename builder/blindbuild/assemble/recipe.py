@@ -82,6 +82,14 @@ class WaiverRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class AllowedChannel:
+    """A channel that the recipe leaves open; `where` is `file:line:column` of its name."""
+
+    identifier: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything a recipe says.
 
@@ -91,6 +99,8 @@ class Recipe:
         suite: Debian suite of the tree's packages.
         stub_suite: Debian suite of systemd-stub.
         firmware_suite: Debian suite of OVMF.
+        channels: those that the recipe leaves open.
+        channels_where: `file:line:column` of the place where it names them, or would.
         local_files: all local files, sorted by target.
         sources: every recipe file read, this one first.
         text: what `render_recipe` gives.
@@ -110,7 +120,8 @@ class Recipe:
     tree: TreeRequest
     service: Service
     network: Network
-    channels: tuple[str, ...]
+    channels: tuple[AllowedChannel, ...]
+    channels_where: str
     waivers: tuple[WaiverRequest, ...]
     platforms: tuple[str, ...]
     local_files: tuple[LocalFile, ...]
@@ -183,7 +194,8 @@ class _Builder:
             tree=tree,
             service=service,
             network=self._network(),
-            channels=_words(_table(values["channels"])["allow"]),
+            channels=self._allowed(),
+            channels_where=self._where("channels", "allow"),
             waivers=tuple(
                 WaiverRequest(str(item["path"]), str(item["what"]), str(item["control"]))
                 for item in _tables(_table(values["channels"])["waive"] or ())
@@ -193,6 +205,12 @@ class _Builder:
             sources=self._source.files,
             text=text,
             checksum=_checksum(text, files),
+        )
+
+    def _allowed(self) -> tuple[AllowedChannel, ...]:
+        words = _words(_table(self._values["channels"])["allow"])
+        return tuple(
+            AllowedChannel(word, self._where("channels", "allow", index)) for index, word in enumerate(words)
         )
 
     def _kernel(self) -> KernelRequest:
@@ -283,7 +301,10 @@ class _Builder:
         return Path(_find(self._source.table, keys).where.file).parent
 
     def _mistake(self, message: str, *keys: str | int, hint: str | None = None) -> RecipeError:
-        return RecipeError(message, where=str(_find(self._source.table, keys).where), hint=hint)
+        return RecipeError(message, where=self._where(*keys), hint=hint)
+
+    def _where(self, *keys: str | int) -> str:
+        return str(_find(self._source.table, keys).where)
 
 
 def _find(node: Node, keys: tuple[str | int, ...]) -> Node:

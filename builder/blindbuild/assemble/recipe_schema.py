@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import cast
 
@@ -12,7 +13,6 @@ from blindbuild.assemble.recipe_shape import (
     Integer,
     Kind,
     ListOf,
-    Nothing,
     Record,
     Schema,
     Size,
@@ -20,10 +20,13 @@ from blindbuild.assemble.recipe_shape import (
     WordOr,
     write_size,
 )
+from blindbuild.manifest.ledger import CHANNEL
 
 PARTITIONS = ("none", "gpt")
 SUITES = ("trixie", "bookworm")
 KERNEL_SOURCE = "linux-source-6.12"
+# One kernel and its modules, built by Debian: the name says which, so that a lock never moves to another.
+PREBUILT_KERNEL = r"linux-image-[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\+deb13(?:\.[0-9]{1,3})?-(?:cloud-)?amd64"
 KERNEL_FEATURES = ("tpm-crb", "virtio-net")
 MAX_SEQUENCE = (1 << 53) - 1  # canonical JSON: what every reader holds exactly
 MAX_COMMAND_BYTES = 3072  # init.conf is at most 4095 bytes as a whole (guest-abi.md)
@@ -37,6 +40,12 @@ _NAME = Text(
 _VERSION = Text(
     "a version such as 1.0.0", "[0-9A-Za-z](?:[0-9A-Za-z.+~-]{0,62}[0-9A-Za-z])?", 'such as 1.0.0 or "1.0"'
 )
+_KERNEL_SOURCE = Text(
+    f"`{KERNEL_SOURCE}`, or a kernel that Debian built",
+    f"{re.escape(KERNEL_SOURCE)}|{PREBUILT_KERNEL}",
+    f"write {KERNEL_SOURCE}; another kernel, such as linux-image-6.12.117+deb13-cloud-amd64, opens channels",
+)
+_CHANNEL = Text("the id of a channel", CHANNEL.pattern, "an id of channels.json, such as kernel-log")
 _DEBIAN_NAME = Text("a Debian package name", "[a-z0-9][a-z0-9+.-]{1,63}", "such as libstdc++6; no version")
 _WHEEL = Text(
     "a PyPI project with its version",
@@ -110,8 +119,8 @@ _KERNEL = Record(
     (
         Field(
             "source",
-            Choice((KERNEL_SOURCE,)),
-            "Debian source package of the kernel.",
+            _KERNEL_SOURCE,
+            "Debian source package, or a kernel that Debian built; the ledger says what that one opens.",
             default=KERNEL_SOURCE,
         ),
         Field(
@@ -209,7 +218,12 @@ _WAIVER = Record(
 )
 _CHANNELS = Record(
     (
-        Field("allow", Nothing("opening a channel"), "Channels to open.", default=()),
+        Field(
+            "allow",
+            ListOf(_CHANNEL),
+            "Channels that are left open, each by its id; the ledger shows them, and a client may refuse.",
+            default=(),
+        ),
         # None and not an empty list, so that recipes without one keep the checksum that their locks have.
         Field(
             "waive",

@@ -170,26 +170,6 @@ class ListOf:
 
 
 @dataclass(frozen=True, slots=True)
-class Nothing:
-    """An empty list, where a later version will take names."""
-
-    what: str
-
-    def read(self, node: Node, at: str) -> Value:
-        if not isinstance(node, Items):
-            raise mistake(node.where, at, "an empty list", show(node))
-        if node.items:
-            raise not_yet(node.items[0].where, f"{at}: {self.what}", f"write `{at.rsplit('.')[-1]}: []`")
-        return ()
-
-    def schema(self) -> Schema:
-        return {"type": "array", "maxItems": 0}
-
-    def describe(self) -> str:
-        return "an empty list"
-
-
-@dataclass(frozen=True, slots=True)
 class Field:
     """One key of a record.
 

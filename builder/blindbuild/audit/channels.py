@@ -10,14 +10,15 @@ Source: docs/spec/ledger.md.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from blindbuild.assemble.kernel_config import parse_config
 from blindbuild.assemble.kernel_policy import Judgement, judge_config
+from blindbuild.assemble.recipe_shape import did_you_mean
 from blindbuild.audit import files, kernel_symbols, programs
 from blindbuild.audit.check import Check
-from blindbuild.audit.image import LedgerInputs, UnpackedImage, Waiver, unpack_image
+from blindbuild.audit.image import Allowance, LedgerInputs, UnpackedImage, Waiver, unpack_image
 from blindbuild.audit.rows import RULES
 from blindbuild.audit.rules import (
     ALLOWED_UKI_SECTIONS,
@@ -26,24 +27,39 @@ from blindbuild.audit.rules import (
     Control,
 )
 from blindbuild.digest import Digest
-from blindbuild.errors import PolicyError
+from blindbuild.errors import PolicyError, RecipeError
 from blindbuild.formats.canonical import JsonValue, canonical_bytes
 from blindbuild.formats.cpio import CpioEntry
 from blindbuild.manifest import parse_ledger
 from blindbuild.manifest.ledger import ChannelState
 
-__all__ = ["LEDGER_VERSION", "Ledger", "LedgerInputs", "Row", "Waiver", "compute_ledger", "write_ledger"]
+__all__ = [
+    "LEDGER_VERSION",
+    "Allowance",
+    "Ledger",
+    "LedgerInputs",
+    "Row",
+    "Waiver",
+    "compute_ledger",
+    "write_ledger",
+]
 
 LEDGER_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One channel as it was found."""
+    """One channel as it was found; `allowed` says that the recipe leaves open what was found."""
 
     rule: ChannelRule
     state: ChannelState
     checks: tuple[Check, ...]
+    allowed: bool = False
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What its checks found wrong, each once."""
+        return tuple(dict.fromkeys(finding for check in self.checks for finding in check.findings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +76,24 @@ class Ledger:
     @property
     def findings(self) -> tuple[str, ...]:
         """What the checks found wrong, each once, with the channels that it is about."""
-        found: dict[str, list[ChannelRule]] = {}
-        for row in self.rows:
-            for finding in dict.fromkeys(one for check in row.checks for one in check.findings):
-                found.setdefault(finding, []).append(row.rule)
-        return tuple(_say(finding, rules) for finding, rules in found.items())
+        return _tell(self.rows)
+
+    @property
+    def undeclared(self) -> tuple[str, ...]:
+        """Those findings that are about a channel which the recipe does not leave open."""
+        return _tell(row for row in self.rows if not row.allowed)
 
     def render(self) -> bytes:
         """Return `channels.json` in canonical form."""
         return canonical_bytes(dict(self.document))
+
+
+def _tell(rows: Iterable[Row]) -> tuple[str, ...]:
+    found: dict[str, list[ChannelRule]] = {}
+    for row in rows:
+        for finding in row.findings:
+            found.setdefault(finding, []).append(row.rule)
+    return tuple(_say(finding, rules) for finding, rules in found.items())
 
 
 def _say(finding: str, rules: Sequence[ChannelRule]) -> str:
@@ -81,19 +106,48 @@ def write_ledger(name: str, version: str, inputs: LedgerInputs) -> bytes:
     """Run every static check and return `channels.json` in canonical form.
 
     Raises:
-        PolicyError: a channel that should be closed is open (a debug image may); all findings are named.
+        RecipeError: the recipe leaves a channel open that there is not, or in which nothing is open.
+        PolicyError: a channel is open that should be closed, and the recipe does not leave it open (a debug
+            image may); all findings are named.
         FormatError: an image that cannot be taken apart.
         ManifestError: a ledger that readers would refuse, such as one of too many files.
     """
     ledger = compute_ledger(name, version, inputs)
-    if ledger.findings and not inputs.debug:
-        raise PolicyError(
-            f"{len(ledger.findings)} findings against the channel ledger:\n  " + "\n  ".join(ledger.findings),
-            hint="close the channel, or look at it with `blindbuild build --debug`",
-        )
+    check_allowances(ledger, inputs)
     data = ledger.render()
     parse_ledger(data)  # what a client could not read must not be built
     return data
+
+
+def check_allowances(ledger: Ledger, inputs: LedgerInputs) -> None:
+    """Check that the recipe leaves open what is open, and nothing else.
+
+    Raises:
+        RecipeError, PolicyError: as `write_ledger`.
+    """
+    rows = {row.rule.identifier: row for row in ledger.rows}
+    for one in inputs.allowed:
+        if one.identifier not in rows:
+            hint = did_you_mean(one.identifier, rows) or "an id of channels.json, such as kernel-log"
+            raise _idle(one, "the id of a channel", "", hint)
+        if not rows[one.identifier].allowed:
+            closable = rows[one.identifier].rule.closable
+            why = ", in which nothing was found" if closable else ", which no image can close"
+            raise _idle(one, "a channel that this image opens", why, "remove it: it would allow nothing")
+    if ledger.undeclared and not inputs.debug:
+        open_rows = [row.rule.identifier for row in ledger.rows if row.findings and not row.allowed]
+        where = f"{inputs.allowed_where}: " if inputs.allowed_where else ""
+        raise PolicyError(
+            f"{where}expected no open channel but those that `channels.allow` names, got "
+            f"{', '.join(open_rows)}: {len(ledger.undeclared)} findings against the channel ledger:\n  "
+            + "\n  ".join(ledger.undeclared),
+            hint="close the channel, name it in `channels.allow`, or look at it with `build --debug`",
+        )
+
+
+def _idle(one: Allowance, expected: str, why: str, hint: str) -> RecipeError:
+    message = f"channels.allow: expected {expected}, got `{one.identifier}`{why}"
+    return RecipeError(message, where=one.where or "the recipe", hint=hint)
 
 
 def compute_ledger(name: str, version: str, inputs: LedgerInputs) -> Ledger:
@@ -104,7 +158,9 @@ def compute_ledger(name: str, version: str, inputs: LedgerInputs) -> Ledger:
     """
     facts = _Facts.gather(inputs)
     common = {name: check(facts) for name, check in CHECKS.items()}
-    rows = tuple(_judge_row(rule, facts, common) for rule in RULES)
+    judged = (_judge_row(rule, facts, common) for rule in RULES)
+    # what is open must not be read last: first what no image can close, then what this one leaves open
+    rows = tuple(sorted(judged, key=lambda row: (row.rule.closable, not row.findings)))
     document: dict[str, JsonValue] = {
         "version": LEDGER_VERSION,
         "name": name,
@@ -198,7 +254,8 @@ CHECKS: Mapping[str, Callable[[_Facts], Check]] = {
 
 def _judge_row(rule: ChannelRule, facts: _Facts, common: Mapping[str, Check]) -> Row:
     checks = (*_own_checks(rule, facts), *(common[name] for name in rule.checks))
-    return Row(rule, _state_of(rule, checks), checks)
+    named = rule.identifier in (one.identifier for one in facts.inputs.allowed)
+    return Row(rule, _state_of(rule, checks), checks, named and any(check.findings for check in checks))
 
 
 def _state_of(rule: ChannelRule, checks: Sequence[Check]) -> ChannelState:
@@ -232,6 +289,7 @@ def _own_checks(rule: ChannelRule, facts: _Facts) -> Iterator[Check]:
 
 def _render_row(row: Row) -> dict[str, JsonValue]:
     return {
+        **({"allowedByRecipe": True} if row.allowed else {}),
         "number": row.rule.number,
         "id": row.rule.identifier,
         "claim": row.rule.claim,

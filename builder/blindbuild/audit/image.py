@@ -32,6 +32,14 @@ class Waiver:
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """A channel that the recipe leaves open; `where` is the place of its name in the recipe, for messages."""
+
+    identifier: str
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerInputs:
     """The outputs that the static checks look at.
 
@@ -42,6 +50,8 @@ class LedgerInputs:
         uki: the boot image.
         debug: the image was built to be looked into; the ledger then reports instead of refusing.
         waivers: what the recipe declares.
+        allowed: channels that the recipe leaves open.
+        allowed_where: the place in the recipe where one would be added, for messages.
     """
 
     config: str
@@ -50,6 +60,8 @@ class LedgerInputs:
     uki: bytes
     debug: bool
     waivers: tuple[Waiver, ...] = ()
+    allowed: tuple[Allowance, ...] = ()
+    allowed_where: str = ""
 
 
 @dataclass(frozen=True, slots=True)

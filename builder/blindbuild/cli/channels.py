@@ -10,7 +10,7 @@ from typing import cast
 import click
 
 from blindbuild.assemble.kernel_policy import load_policy
-from blindbuild.audit.channels import Ledger, LedgerInputs, Row, Waiver, compute_ledger
+from blindbuild.audit.channels import Allowance, Ledger, LedgerInputs, Row, Waiver, compute_ledger
 from blindbuild.cli.naming import reading
 from blindbuild.cli.options import json_option, print_json
 from blindbuild.cli.outputs import STATEMENT
@@ -19,13 +19,12 @@ from blindbuild.digest import Digest
 from blindbuild.errors import FormatError, UsageError, VerificationError
 from blindbuild.formats.canonical import JsonValue, parse_canonical
 from blindbuild.host.files import read_bytes
-from blindbuild.manifest import ChannelState, Statement, parse_statement
+from blindbuild.manifest import Statement, parse_statement
 from blindbuild.manifest.ledger import MAX_LEDGER
 
 LEDGER, CONFIG, SYSTEM_MAP = "channels.json", "kernel.config", "System.map"
 MAX_TEXT = 64 << 20  # bytes; the System.map of a distribution's kernel has 10 MB
 _FIELDS = frozenset({"path", "what", "control"})
-_ORDER = (ChannelState.OPEN, ChannelState.NARROWED, ChannelState.STATED, ChannelState.CLOSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +36,7 @@ class _Image:
     published: bytes
     debug: bool
     waivers: tuple[Waiver, ...]
+    allowed: tuple[Allowance, ...]
     config: str
     system_map: str
 
@@ -61,6 +61,7 @@ def command(image: Path, as_json: bool) -> None:
         uki=loaded.uki,
         debug=loaded.debug,
         waivers=loaded.waivers,
+        allowed=loaded.allowed,
     )
     with reading(image):
         ledger = compute_ledger(loaded.statement.name, loaded.statement.version, inputs)
@@ -69,7 +70,7 @@ def command(image: Path, as_json: bool) -> None:
         recomputed = Digest.sha256(ledger.render()).hex
         print_json({"ledger": ledger.document, "sha256": recomputed, "differences": list(differences)})
     else:
-        print_channels([_line(row) for row in _sort(ledger.rows)], console=output_console())
+        print_channels([_line(row) for row in ledger.rows], console=output_console())
     if differences:
         raise VerificationError(
             f"{image}: {len(differences)} differences:\n" + "\n".join(differences),
@@ -87,13 +88,14 @@ def _load(image: Path) -> _Image:
         )
     published = read_bytes(image / LEDGER, error=UsageError, limit_bytes=MAX_LEDGER)
     with reading(image / LEDGER):
-        debug, waivers = _read_declared(published)
+        debug, waivers, allowed = _read_declared(published)
     return _Image(
         statement=statement,
         uki=read_bytes(image / f"{statement.name}.efi", error=UsageError),
         published=published,
         debug=debug,
         waivers=waivers,
+        allowed=allowed,
         config=_read_text(image / CONFIG),
         system_map=_read_text(image / SYSTEM_MAP),
     )
@@ -106,15 +108,20 @@ def _read_text(path: Path) -> str:
         raise FormatError(f"{path}: expected ASCII text, got other bytes") from error
 
 
-def _read_declared(published: bytes) -> tuple[bool, tuple[Waiver, ...]]:
-    """Return what the ledger declares and no output shows: whether it is a debug image's, and the waivers."""
+def _read_declared(published: bytes) -> tuple[bool, tuple[Waiver, ...], tuple[Allowance, ...]]:
+    """Return what the ledger declares and no output shows: if it is a debug image's, waivers, allowances."""
     document = parse_canonical(published, max_bytes=MAX_LEDGER)
     if not isinstance(document, dict) or not isinstance(debug := document.get("debug"), bool):
         raise FormatError("expected an object with a field debug")
     listed = document.get("waivers")
     if not isinstance(listed, list) or not all(map(_is_waiver, listed)):
         raise FormatError("expected a list of waivers, each with path, what and control")
-    return debug, tuple(Waiver(**cast("dict[str, str]", item)) for item in listed)
+    rows = _rows_by_id(document.get("channels"))
+    allowed = [
+        name for name, row in rows.items() if isinstance(row, dict) and row.get("allowedByRecipe") is True
+    ]
+    waivers = tuple(Waiver(**cast("dict[str, str]", item)) for item in listed)
+    return debug, waivers, tuple(Allowance(name) for name in allowed)
 
 
 def _is_waiver(item: JsonValue) -> bool:
@@ -133,8 +140,8 @@ def _compare(loaded: _Image, ledger: Ledger) -> Iterator[str]:
         yield f"{LEDGER} is not the ledger that the statement names"
     if loaded.debug and not statement.debug:
         yield f"{LEDGER} is of a debug image, and the statement says that it is none"
-    if ledger.findings and not loaded.debug:
-        yield from ledger.findings
+    if not loaded.debug:
+        yield from ledger.undeclared
     if ledger.render() != loaded.published:
         yield from _differing_parts(loaded.published, ledger.document)
 
@@ -157,18 +164,13 @@ def _rows_by_id(rows: JsonValue) -> dict[str, JsonValue]:
     return {str(row.get("id") if isinstance(row, dict) else row): row for row in listed}
 
 
-def _sort(rows: tuple[Row, ...]) -> list[Row]:
-    """Return what no image can close first, then what is open all the same, and so on."""
-    return sorted(rows, key=lambda row: (row.rule.closable, _ORDER.index(row.state)))
-
-
 def _line(row: Row) -> ChannelLine:
-    findings = [finding for check in row.checks for finding in check.findings]
     return ChannelLine(
         number=row.rule.number,
         identifier=row.rule.identifier,
         state=row.state.value,
         claim=row.rule.claim,
         checks=tuple(check.name for check in row.checks),
-        findings=tuple(dict.fromkeys(findings)),
+        findings=row.findings,
+        allowed=row.allowed,
     )

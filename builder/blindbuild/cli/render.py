@@ -184,6 +184,7 @@ class ChannelLine:
     claim: str
     checks: tuple[str, ...]
     findings: tuple[str, ...]
+    allowed: bool
 
 
 _STATES = {
@@ -202,6 +203,8 @@ def print_channels(rows: Sequence[ChannelLine], *, console: Console) -> None:
         )
         shown = ", ".join(row.checks) or "no static check"
         console.print(f"              [dim]{_plain(shown)}[/]")
+        if row.allowed:
+            console.print("              [yellow]the recipe leaves it open[/]")
         for finding in row.findings:
             console.print(f"              {FAILED} {_plain(finding)}")
     count = {state: sum(row.state == state for row in rows) for state in _STATES}

@@ -68,6 +68,8 @@ class Channel:
         claim: what holds, in words.
         controls: what closes it beyond what the checks looked at.
         why: reasons for the state, for people.
+        closable: an image can close it.
+        allowed: the recipe says that it is open.
     """
 
     number: int
@@ -77,6 +79,14 @@ class Channel:
     controls: tuple[str, ...]
     checks: tuple[LedgerCheck, ...]
     why: tuple[str, ...]
+    closable: bool
+    allowed: bool
+
+    @property
+    def undeclared(self) -> bool:
+        """Whether it is open, need not be, and nobody said so; no product has such a row."""
+        needless = self.closable or bool(self.findings)
+        return self.state is ChannelState.OPEN and needless and not self.allowed
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -134,7 +144,8 @@ def parse_ledger(data: bytes) -> Ledger:
 def _open_row(entry: JsonValue, where: str, version: int) -> Fields:
     if version == 1:
         return Fields(entry, where, required=_ROW, error=ManifestError)
-    return Fields(entry, where, required=(*_ROW, "closable"), optional=("why",), error=ManifestError)
+    optional = ("why", "allowedByRecipe")
+    return Fields(entry, where, required=(*_ROW, "closable"), optional=optional, error=ManifestError)
 
 
 def _read_controls(row: Fields) -> tuple[str, ...]:
@@ -163,10 +174,17 @@ def _read_channel(row: Fields, version: int) -> Channel:
         controls=_read_texts(row, "controls") if version == 1 else _read_controls(row),
         checks=tuple(checks),
         why=_read_texts(row, "why"),
+        # version 1 does not say; a row that no image can close has no findings there
+        closable=row.boolean("closable") if version > 1 else False,
+        allowed="allowedByRecipe" in row,
     )
     _check_state(row, channel)
-    if version > 1 and not row.boolean("closable") and channel.state is ChannelState.CLOSED:
+    if version > 1 and not channel.closable and channel.state is ChannelState.CLOSED:
         raise row.fail("state", "expected a row that no image can close to be open or narrowed, got closed")
+    if channel.allowed and not (row.boolean("allowedByRecipe") and channel.findings):
+        raise row.fail(
+            "allowedByRecipe", "expected true, and findings that the recipe allows, or no such field"
+        )
     return channel
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from blindbuild.digest import Digest
 from blindbuild.errors import ManifestError
-from blindbuild.manifest import ChannelState, Ledger, Statement, parse_ledger
+from blindbuild.manifest import Channel, ChannelState, Ledger, Statement, parse_ledger
 from blindbuild.verify.checklist import Checklist, found, refuse
 from blindbuild.verify.policy import Basis, Policy
 
@@ -70,18 +70,42 @@ def _open_ledger(data: bytes | None, statement: Statement, policy: Policy) -> tu
             "expected the ledger of an image for use, got a debug image's",
             hint="pass --allow-debug",
         )
+    _check_declared(ledger)
     return ledger, _summary(ledger)
+
+
+def _check_declared(ledger: Ledger) -> None:
+    # whoever signs a ledger with something open in it has to have meant it; a debug image says so as a whole
+    undeclared = [channel for channel in ledger.channels if channel.undeclared]
+    if undeclared and not ledger.debug:
+        said = (
+            f"row {channel.number} {channel.identifier} ({_first_finding(channel)})" for channel in undeclared
+        )
+        raise refuse(
+            "P2",
+            "channel-undeclared",
+            f"expected what is open to be allowed by the recipe, got {'; '.join(said)}",
+            hint="the image is not what its recipe says: do not use it",
+        )
+
+
+def _first_finding(channel: Channel) -> str:
+    return channel.findings[0] if channel.findings else channel.claim
 
 
 def _summary(ledger: Ledger) -> str:
     parts = []
     for state in _ORDER:
-        named = [channel.identifier for channel in ledger.channels if channel.state is state]
+        named = [_name(channel) for channel in ledger.channels if channel.state is state]
         if named and state in (ChannelState.OPEN, ChannelState.NARROWED):
             parts.append(f"{state.value}: {', '.join(named)}")
         elif named:
             parts.append(f"{len(named)} {state.value}")
     return "; ".join(parts)
+
+
+def _name(channel: Channel) -> str:
+    return f"{channel.identifier} (allowed by the recipe)" if channel.allowed else channel.identifier
 
 
 def _all_closed(ledger: Ledger, required: tuple[str, ...]) -> tuple[None, str]:
