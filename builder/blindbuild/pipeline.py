@@ -13,6 +13,7 @@ from blindbuild.assemble.initramfs import pack_initramfs
 from blindbuild.assemble.kernel import BuiltKernel, build_kernel
 from blindbuild.assemble.kernel_config import load_fragments, parse_config
 from blindbuild.assemble.kernel_policy import load_policy
+from blindbuild.assemble.kernel_prebuilt import is_prebuilt, take_prebuilt_kernel
 from blindbuild.assemble.lock import Lock, LockedPackage
 from blindbuild.assemble.recipe import Recipe, read_local_file
 from blindbuild.assemble.request import IMAGE_STAGE, BuildRequest
@@ -101,6 +102,8 @@ class _Build:
                 f"got {' '.join(sorted(self._recipe.kernel.features)) or 'nothing'}",
                 hint="the only kernel so far has both; leave the key out",
             )
+        if is_prebuilt(self._recipe.kernel.source):
+            return self._prebuilt()
         self._reporter.begin("compile the kernel")
         kernel = build_kernel(
             self._store,
@@ -115,6 +118,15 @@ class _Build:
             keep_objects=self._request.keep_objects,
         )
         self._reporter.finish(f"{kernel.release}, {kernel.bzimage.stat().st_size:,} bytes")
+        return kernel
+
+    def _prebuilt(self) -> BuiltKernel:
+        self._reporter.begin("take the kernel out of its package")
+        package = self._only("kernel-source")
+        kernel, _ = take_prebuilt_kernel(self._store, package, features=self._recipe.kernel.features)
+        self._reporter.finish(
+            f"{kernel.release}, {kernel.bzimage.stat().st_size:,} bytes, as Debian built it"
+        )
         return kernel
 
     def _guest(self, toolchain: Path, key: Digest) -> BuiltGuest:
@@ -154,7 +166,7 @@ class _Build:
                 decompress=lambda packed: _zstd(toolchain, DECOMPRESS, packed),
             ),
             command_line=self._command_line,
-            built_in_command_line=_read_command_line(config),
+            built_in_command_line=(None if is_prebuilt(recipe.kernel.source) else _read_command_line(config)),
             os_release=_os_release(recipe, self._request.version),
             uname=kernel.release,
         )

@@ -34,7 +34,7 @@ def build_uki(
     kernel: bytes,
     initrd: bytes,
     command_line: str,
-    built_in_command_line: str,
+    built_in_command_line: str | None,
     os_release: str,
     uname: str,
 ) -> bytes:
@@ -47,9 +47,9 @@ def build_uki(
         kernel: a bzImage with EFI stub.
         initrd: what `pack_initramfs` gave.
         command_line: printable ASCII, words divided by single spaces.
-        built_in_command_line: CONFIG_CMDLINE of the kernel; both have to be equal, so that neither a
-        firmware that
-            drops the one nor a kernel that ignores the other changes what runs.
+        built_in_command_line: CONFIG_CMDLINE of the kernel; both have to be equal, so that neither a firmware
+            that drops the one nor a kernel that ignores the other changes what runs. None for a kernel that
+            somebody else built, which takes whatever line it is given.
         os_release: lines of os-release(5).
         uname: the kernel's release, which has to be what the bzImage says.
 
@@ -128,14 +128,14 @@ def _u16(data: bytes, offset: int) -> int:
     return int.from_bytes(data[offset : offset + 2], "little")
 
 
-def _check_command_line(command_line: str, built_in: str) -> None:
+def _check_command_line(command_line: str, built_in: str | None) -> None:
     """Check the form that no stub version changes before it measures it, and that both lines are equal."""
     if not _COMMAND_LINE.fullmatch(command_line) or len(command_line) > MAX_COMMAND_LINE:
         raise BuildError(
             f"uki: command line: expected up to {MAX_COMMAND_LINE} characters of printable ASCII,"
             f" words divided by one space, got {command_line!r}"
         )
-    if command_line != built_in:
+    if built_in is not None and command_line != built_in:
         raise BuildError(
             f"uki: command line: expected the kernel's built-in one {built_in!r}, got {command_line!r}"
         )

@@ -9,16 +9,16 @@ Source: docs/spec/ledger.md.
 
 from __future__ import annotations
 
-import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from blindbuild.assemble.kernel_config import parse_config
 from blindbuild.assemble.kernel_policy import Judgement, judge_config
-from blindbuild.assemble.recipe_shape import did_you_mean
-from blindbuild.audit import files, kernel_symbols, programs
+from blindbuild.audit import document, files, kernel_symbols, programs
+from blindbuild.audit.allowances import check_allowances
 from blindbuild.audit.check import Check
 from blindbuild.audit.image import Allowance, LedgerInputs, UnpackedImage, Waiver, unpack_image
+from blindbuild.audit.ledger import Ledger, Row
 from blindbuild.audit.rows import RULES
 from blindbuild.audit.rules import (
     ALLOWED_UKI_SECTIONS,
@@ -27,9 +27,7 @@ from blindbuild.audit.rules import (
     Control,
 )
 from blindbuild.digest import Digest
-from blindbuild.errors import PolicyError, RecipeError
-from blindbuild.formats.canonical import JsonValue, canonical_bytes
-from blindbuild.formats.cpio import CpioEntry
+from blindbuild.formats.canonical import JsonValue
 from blindbuild.manifest import parse_ledger
 from blindbuild.manifest.ledger import ChannelState
 
@@ -45,61 +43,6 @@ __all__ = [
 ]
 
 LEDGER_VERSION = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One channel as it was found; `allowed` says that the recipe leaves open what was found."""
-
-    rule: ChannelRule
-    state: ChannelState
-    checks: tuple[Check, ...]
-    allowed: bool = False
-
-    @property
-    def findings(self) -> tuple[str, ...]:
-        """What its checks found wrong, each once."""
-        return tuple(dict.fromkeys(finding for check in self.checks for finding in check.findings))
-
-
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """All rows in the order in which they are shown, and what was found besides.
-
-    Attributes:
-        document: the whole of `channels.json`.
-    """
-
-    rows: tuple[Row, ...]
-    document: Mapping[str, JsonValue]
-
-    @property
-    def findings(self) -> tuple[str, ...]:
-        """What the checks found wrong, each once, with the channels that it is about."""
-        return _tell(self.rows)
-
-    @property
-    def undeclared(self) -> tuple[str, ...]:
-        """Those findings that are about a channel which the recipe does not leave open."""
-        return _tell(row for row in self.rows if not row.allowed)
-
-    def render(self) -> bytes:
-        """Return `channels.json` in canonical form."""
-        return canonical_bytes(dict(self.document))
-
-
-def _tell(rows: Iterable[Row]) -> tuple[str, ...]:
-    found: dict[str, list[ChannelRule]] = {}
-    for row in rows:
-        for finding in row.findings:
-            found.setdefault(finding, []).append(row.rule)
-    return tuple(_say(finding, rules) for finding, rules in found.items())
-
-
-def _say(finding: str, rules: Sequence[ChannelRule]) -> str:
-    first, *others = rules
-    also = f" (also channels {', '.join(str(rule.number) for rule in others)})" if others else ""
-    return f"channel {first.number} ({first.identifier}): {finding}{also}"
 
 
 def write_ledger(name: str, version: str, inputs: LedgerInputs) -> bytes:
@@ -119,37 +62,6 @@ def write_ledger(name: str, version: str, inputs: LedgerInputs) -> bytes:
     return data
 
 
-def check_allowances(ledger: Ledger, inputs: LedgerInputs) -> None:
-    """Check that the recipe leaves open what is open, and nothing else.
-
-    Raises:
-        RecipeError, PolicyError: as `write_ledger`.
-    """
-    rows = {row.rule.identifier: row for row in ledger.rows}
-    for one in inputs.allowed:
-        if one.identifier not in rows:
-            hint = did_you_mean(one.identifier, rows) or "an id of channels.json, such as kernel-log"
-            raise _idle(one, "the id of a channel", "", hint)
-        if not rows[one.identifier].allowed:
-            closable = rows[one.identifier].rule.closable
-            why = ", in which nothing was found" if closable else ", which no image can close"
-            raise _idle(one, "a channel that this image opens", why, "remove it: it would allow nothing")
-    if ledger.undeclared and not inputs.debug:
-        open_rows = [row.rule.identifier for row in ledger.rows if row.findings and not row.allowed]
-        where = f"{inputs.allowed_where}: " if inputs.allowed_where else ""
-        raise PolicyError(
-            f"{where}expected no open channel but those that `channels.allow` names, got "
-            f"{', '.join(open_rows)}: {len(ledger.undeclared)} findings against the channel ledger:\n  "
-            + "\n  ".join(ledger.undeclared),
-            hint="close the channel, name it in `channels.allow`, or look at it with `build --debug`",
-        )
-
-
-def _idle(one: Allowance, expected: str, why: str, hint: str) -> RecipeError:
-    message = f"channels.allow: expected {expected}, got `{one.identifier}`{why}"
-    return RecipeError(message, where=one.where or "the recipe", hint=hint)
-
-
 def compute_ledger(name: str, version: str, inputs: LedgerInputs) -> Ledger:
     """Run every static check, and return what each found; findings are no error here.
 
@@ -161,19 +73,19 @@ def compute_ledger(name: str, version: str, inputs: LedgerInputs) -> Ledger:
     judged = (_judge_row(rule, facts, common) for rule in RULES)
     # what is open must not be read last: first what no image can close, then what this one leaves open
     rows = tuple(sorted(judged, key=lambda row: (row.rule.closable, not row.findings)))
-    document: dict[str, JsonValue] = {
+    written: dict[str, JsonValue] = {
         "version": LEDGER_VERSION,
         "name": name,
         "imageVersion": version,
         "debug": inputs.debug,
-        "channels": [_render_row(row) for row in rows],
-        "waivers": [_render_waiver(waiver) for waiver in inputs.waivers],
-        "files": [_render_file(entry) for entry in facts.image.entries],
-        "programs": [_render_program(program) for program in facts.programs],
-        "kernel": _render_kernel(facts.symbols),
+        "channels": [document.render_row(row) for row in rows],
+        "waivers": [document.render_waiver(waiver) for waiver in inputs.waivers],
+        "files": [document.render_file(entry) for entry in facts.image.entries],
+        "programs": [document.render_program(program) for program in facts.programs],
+        "kernel": document.render_kernel(facts.symbols, facts.judgements, facts.config),
         "habits": {path: list(words) for path, words in programs.find_habits(facts.image).items()},
     }
-    return Ledger(rows, document)
+    return Ledger(rows, written)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,74 +197,3 @@ def _own_checks(rule: ChannelRule, facts: _Facts) -> Iterator[Check]:
         yield kernel_symbols.check_functions(
             facts.symbols, absent=rule.absent_functions, stubs=rule.stub_calls
         )
-
-
-def _render_row(row: Row) -> dict[str, JsonValue]:
-    return {
-        **({"allowedByRecipe": True} if row.allowed else {}),
-        "number": row.rule.number,
-        "id": row.rule.identifier,
-        "claim": row.rule.claim,
-        "closable": row.rule.closable,
-        "state": row.state.value,
-        "controls": [
-            {"what": control.what, "shownBy": list(control.shown_by), "secondLayer": control.second}
-            for control in row.rule.controls
-        ],
-        "checks": [
-            {
-                "name": check.name,
-                "sourceSha256": check.source.hex,
-                "lookedAt": check.looked_at,
-                "findings": list(check.findings),
-            }
-            for check in row.checks
-        ],
-    }
-
-
-def _render_waiver(waiver: Waiver) -> dict[str, JsonValue]:
-    return {"path": waiver.path, "what": waiver.what, "control": waiver.control}
-
-
-def _render_file(entry: CpioEntry) -> dict[str, JsonValue]:
-    path = entry.path.decode("ascii", "backslashreplace")
-    hashed = stat.S_ISREG(entry.mode) or stat.S_ISLNK(entry.mode)
-    return {
-        "path": path,
-        "mode": f"{entry.mode:07o}",
-        "owner": f"{entry.uid}:{entry.gid}",
-        "size": len(entry.data),
-        "device": f"{entry.rdev[0]}:{entry.rdev[1]}" if entry.rdev != (0, 0) else "",
-        "sha256": Digest.sha256(entry.data).hex if hashed else "",
-        "whyIn": files.why_in(path),
-    }
-
-
-def _render_program(program: programs.Program) -> dict[str, JsonValue]:
-    elf = program.elf
-    static = elf is not None and elf.is_static
-    needs, imports = (elf.needed, sorted(set(elf.imports) & _FORBIDDEN)) if elf else ((), [])
-    return {
-        "path": program.path,
-        "role": files.why_in(program.path),
-        "linkage": "static" if static else "dynamic" if elf else "unreadable",
-        "importsSay": "nothing: a static program brings its own" if static else "what it loads from others",
-        "needs": [*needs],
-        "imports": [*imports],
-    }
-
-
-def _render_kernel(symbols: kernel_symbols.KernelSymbols) -> dict[str, JsonValue]:
-    found, allowed = symbols.found, kernel_symbols.load_allowed()
-    return {
-        "drivers": list(found["driver"]),
-        "fileSystems": list(found["filesystem"]),
-        "initcalls": len(found["initcall"]),
-        "implementedCalls": list(found["call"]),
-        "stubCalls": list(symbols.stubs),
-        "allowed": {keyword: len(names) for keyword, names in allowed.items()},
-    }
-
-
-_FORBIDDEN = {name for names in programs.FORBIDDEN_IMPORTS.values() for name in names}

@@ -19,9 +19,17 @@ from blindbuild.errors import PolicyError
 ALLOWED_FILE = Path(__file__).with_name("kernel.txt")
 # Distributions ship a System.map of one line beside their kernels: nothing forbidden is in that either.
 MIN_SYMBOLS = 10_000  # the smallest kernel of ours has 31,930
+# What Debian ships in its place; the table itself is in a package of debugging symbols.
+PLACEHOLDER = re.compile(r"[0-9a-f]{16} B The real System\.map is in the [!-~]+ package\n?")
 LANDMARKS = ("_text", "_end", "start_kernel", "sys_call_table", "__x64_sys_read", "virtio_net_driver")
 CALL_PREFIX = "__x64_sys_"
-_KEYWORDS = ("driver", "filesystem", "initcall", "call")
+_PLURALS = {
+    "driver": "drivers",
+    "filesystem": "file systems",
+    "initcall": "initcalls",
+    "call": "system calls",
+}
+_KEYWORDS = tuple(_PLURALS)
 _DATA_TYPES = frozenset("bBdDrR")
 _INITCALL = re.compile(r"__initcall__kmod_(\w+?)__[0-9]+_[0-9]+_(\w+)")
 _DRIVER = re.compile(r"\w+_(?:driver|drv)")
@@ -43,6 +51,14 @@ class KernelSymbols:
     found: Mapping[str, tuple[str, ...]]
     stubs: tuple[str, ...]
 
+    @property
+    def blind(self) -> tuple[str, ...]:
+        """Why absence from this table means nothing, or nothing if it does."""
+        findings = [f"System.map has no {name}" for name in LANDMARKS if not self.has(name)]
+        if len(self.types) < MIN_SYMBOLS:
+            findings.append(f"System.map has {len(self.types)} names, expected at least {MIN_SYMBOLS}")
+        return tuple(findings)
+
     def has(self, name: str) -> bool:
         """Say whether the kernel has a symbol, of whatever type."""
         return name in self.types
@@ -51,11 +67,14 @@ class KernelSymbols:
 def read_symbols(system_map: str) -> KernelSymbols:
     """Return the symbol table of a System.map.
 
+    A distribution's placeholder gives a table without names, from which nothing can be shown.
+
     Raises:
         PolicyError: a line that is not address, type and name.
     """
     types: dict[str, set[str]] = {}
-    for line in system_map.splitlines():
+    lines = () if PLACEHOLDER.fullmatch(system_map) else system_map.splitlines()
+    for line in lines:
         fields = line.split(" ")
         if len(fields) != 3:
             raise PolicyError(f"System.map: expected address, type and name, got {line[:80]!r}")
@@ -77,15 +96,16 @@ def check_functions(symbols: KernelSymbols, *, absent: Iterable[str], stubs: Ite
     for call in stubs:
         if symbols.types.get(f"{CALL_PREFIX}{call}", {"W"}) != {"W"}:
             findings.append(f"the kernel implements {call}")
+    findings += _unknown(symbols, "functions and system calls")
     return Check("kernel-symbols", symbols.source, len(absent) + len(stubs), tuple(findings))
 
 
 def check_symbol_table(symbols: KernelSymbols) -> Check:
     """Check that the table is one of a whole kernel, so that absence from it means something."""
-    findings = [f"System.map has no {name}" for name in LANDMARKS if not symbols.has(name)]
-    if len(symbols.types) < MIN_SYMBOLS:
-        findings.append(f"System.map has {len(symbols.types)} names, expected at least {MIN_SYMBOLS}")
-    return Check("symbol-table", symbols.source, len(symbols.types), tuple(findings))
+    findings = symbols.blind
+    if not symbols.types:
+        findings = ("System.map is a placeholder without a symbol table", *findings)
+    return Check("symbol-table", symbols.source, len(symbols.types), findings)
 
 
 def check_drivers(symbols: KernelSymbols) -> Check:
@@ -111,10 +131,14 @@ def check_calls(symbols: KernelSymbols) -> Check:
 def _check_allowed(symbols: KernelSymbols, check: str, keyword: str, what: str) -> Check:
     found = symbols.found[keyword]
     allowed = load_allowed()[keyword]
-    findings = tuple(
-        f"{what} {name}, which is not on the allow list" for name in found if name not in allowed
-    )
-    return Check(check, symbols.source, len(found), findings)
+    findings = [f"{what} {name}, which is not on the allow list" for name in found if name not in allowed]
+    findings += _unknown(symbols, _PLURALS[keyword])
+    return Check(check, symbols.source, len(found), tuple(findings))
+
+
+def _unknown(symbols: KernelSymbols, what: str) -> tuple[str, ...]:
+    """Return a finding if the table is not a whole kernel's: what it does not show may be there."""
+    return (f"{what} of the kernel are unknown: System.map does not show them",) if symbols.blind else ()
 
 
 def _sort_found(types: Mapping[str, Set[str]]) -> Mapping[str, tuple[str, ...]]:
