@@ -1,7 +1,7 @@
 """The part of CBOR that COSE signatures need, in its one shortest form.
 
 What is hashed or signed here is bytes, so a value has one encoding: definite lengths, shortest heads. Tags,
-floats, simple values and indefinite lengths are refused.
+floats, simple values and indefinite lengths are refused; null is read where the caller expects it.
 
 Source: RFC 8949, 3 (major types) and 4.2.1 (core deterministic encoding), without its order of map keys:
 the structures read here have an order of their own.
@@ -16,9 +16,10 @@ from blindbuild.errors import FormatError
 MAX_DEPTH = 8  # an EIF's signature has 3 levels; bounds recursion
 MAX_ITEMS = 1 << 16  # an EIF's signature section of 32 KiB cannot hold more; bounds time and memory
 
-CborValue = int | bytes | str | tuple["CborValue", ...] | dict["CborKey", "CborValue"]
+CborValue = None | int | bytes | str | tuple["CborValue", ...] | dict["CborKey", "CborValue"]
 CborKey = int | str
 
+_NULL = b"\xf6"  # RFC 8949 3.3: simple value 22
 _IMMEDIATE = 24  # RFC 8949 3: lengths and integers below this are in the head byte itself
 
 
@@ -38,6 +39,8 @@ def encode_cbor(value: CborValue) -> bytes:
         FormatError: an integer of more than 64 bits, or a boolean.
     """
     match value:
+        case None:
+            return _NULL
         case bool():
             raise FormatError("CBOR: expected no boolean")
         case int():
@@ -54,14 +57,18 @@ def encode_cbor(value: CborValue) -> bytes:
             return _head(_Major.MAP, len(value)) + b"".join(pairs)
 
 
-def decode_cbor(data: bytes) -> CborValue:
+def decode_cbor(data: bytes, *, nulls: bool = False) -> CborValue:
     """Return the one value that `data` encodes.
+
+    Args:
+        data: the encoding.
+        nulls: read the simple value null, as None; without it there is none in what is returned.
 
     Raises:
         FormatError: not in the form that `encode_cbor` gives, of a kind that is not read here, too deep, too
             many items, a key twice, or bytes left over.
     """
-    reader = _Reader(data)
+    reader = _Reader(data, nulls=nulls)
     value = reader.value(MAX_DEPTH)
     if reader.position != len(data):
         raise FormatError(f"CBOR: expected an end at byte {reader.position}, got {len(data)} bytes")
@@ -81,8 +88,9 @@ def _head(major: _Major, number: int) -> bytes:
 
 
 class _Reader:
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, nulls: bool) -> None:
         self._data = data
+        self._nulls = nulls
         self._items = 0
         self.position = 0
 
@@ -90,6 +98,9 @@ class _Reader:
         self._items += 1
         if depth == 0 or self._items > MAX_ITEMS:
             raise FormatError(f"CBOR: expected at most {MAX_DEPTH} levels and {MAX_ITEMS} items")
+        return None if self._nulls and self._take_null() else self._not_null(depth)
+
+    def _not_null(self, depth: int) -> CborValue:
         major, number = self._read_head()
         match major:
             case _Major.UNSIGNED:
@@ -104,6 +115,11 @@ class _Reader:
                 return tuple(self.value(depth - 1) for _ in range(self._count(number)))
             case _Major.MAP:
                 return self._map(self._count(number), depth)
+
+    def _take_null(self) -> bool:
+        found = self._data.startswith(_NULL, self.position)
+        self.position += found
+        return found
 
     def _read_head(self) -> tuple[_Major, int]:
         first = self._take(1)[0]

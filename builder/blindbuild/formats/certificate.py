@@ -102,7 +102,8 @@ def parse_pem_certificate(text: str) -> Certificate:
     if not stripped.endswith("-----END CERTIFICATE-----") or not stripped.isascii():
         raise FormatError("expected one PEM certificate")
     try:
-        der = x509.load_pem_x509_certificate(stripped.encode("ascii")).public_bytes(Encoding.DER)
+        with _quiet():
+            der = x509.load_pem_x509_certificate(stripped.encode("ascii")).public_bytes(Encoding.DER)
     except (ValueError, TypeError, x509.InvalidVersion) as error:
         raise FormatError("not a PEM certificate") from error
     return parse_certificate(der)

@@ -1,4 +1,4 @@
-"""The platforms of a statement: what each of 24 registers must hold, in each bank."""
+"""The platforms of a statement: what each of 24 registers must hold, in each bank, or the named values."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from blindbuild.measure.classification import (
     Unconstrained,
     initial_value,
 )
+from blindbuild.measure.launch_kinds import LAUNCH_KINDS
 from blindbuild.measure.platforms import KIND_UEFI_TPM
 
 # sha1 can be measured for people who compare, but nothing is promised by it
@@ -35,6 +36,8 @@ def read_platform(value: JsonValue, where: str) -> PlatformReference:
         ManifestError: unknown, missing or malformed fields; a register left out; a value that its events do
             not lead to.
     """
+    if isinstance(value, dict) and value.get("kind") in LAUNCH_KINDS:
+        return _read_launch(value, where)
     fields = Fields(
         value, where, required=("id", "kind", "banks"), optional=("firmwareDigest",), error=ManifestError
     )
@@ -57,6 +60,11 @@ def read_platform(value: JsonValue, where: str) -> PlatformReference:
 
 def write_platform(platform: PlatformReference) -> JsonValue:
     """Return the JSON value that `read_platform` reads."""
+    if platform.kind in LAUNCH_KINDS:
+        rules: dict[str, JsonValue] = {
+            name: _write_rule(rule) for name, rule in platform.measurements.items()
+        }
+        return {"id": platform.identifier, "kind": platform.kind, "measurements": rules}
     banks: dict[str, JsonValue] = {
         algorithm.value: {"pcrs": {str(number): _write_rule(rule) for number, rule in enumerate(registers)}}
         for algorithm, registers in platform.banks.items()
@@ -65,6 +73,29 @@ def write_platform(platform: PlatformReference) -> JsonValue:
     if platform.firmware is not None:
         written["firmwareDigest"] = {platform.firmware.algorithm.value: platform.firmware.hex}
     return written
+
+
+def _read_launch(value: JsonValue, where: str) -> PlatformReference:
+    fields = Fields(value, where, required=("id", "kind", "measurements"), error=ManifestError)
+    kind = LAUNCH_KINDS[fields.word("kind", tuple(LAUNCH_KINDS))]
+    rules = Fields(
+        fields.raw("measurements"),
+        fields.at("measurements"),
+        required=kind.required,
+        optional=kind.optional,
+        error=ManifestError,
+    )
+    measurements: dict[str, OneOf | Unconstrained] = {}
+    for name in (*kind.required, *kind.optional):
+        if name not in rules:
+            continue
+        rule = _read_rule(rules.raw(name), rules.at(name), 0, HashAlgorithm.SHA384)
+        if not isinstance(rule, OneOf | Unconstrained):
+            raise rules.fail(name, "expected rule oneOf or unconstrained")
+        if name in kind.fixed and not isinstance(rule, OneOf):
+            raise rules.fail(name, "expected rule oneOf: without it another image could run")
+        measurements[name] = rule
+    return PlatformReference(fields.token("id", NAME), kind.identifier, None, {}, measurements)
 
 
 def _read_firmware(fields: Fields, kind: str) -> Digest | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import MeasureError
@@ -69,13 +69,16 @@ class PlatformReference:
         kind: the family of rules, such as `uefi-tpm`.
         firmware: SHA-256 of the firmware code file the values were computed for; None where there is no
             such file, as in clouds, or it was not given.
-        banks: for each bank exactly 24 classifications, by register number.
+        banks: for each bank exactly 24 classifications, by register number; empty for a kind of
+            `measure.launch_kinds`.
+        measurements: the named values of such a kind; empty for all others.
     """
 
     identifier: str
     kind: str
     firmware: Digest | None
     banks: Mapping[HashAlgorithm, tuple[Classification, ...]]
+    measurements: Mapping[str, OneOf | Unconstrained] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for algorithm, registers in self.banks.items():

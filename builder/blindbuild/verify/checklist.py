@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
@@ -89,9 +89,14 @@ def refuse(step: str, reason: str, message: str, *, hint: str | None = None) -> 
 
 
 class Checklist:
-    """Runs checks one after the other and keeps every outcome; nothing that failed is built upon."""
+    """Runs checks one after the other and keeps every outcome; nothing that failed is built upon.
 
-    def __init__(self) -> None:
+    Args:
+        titles: what each step is called; a step without a title cannot be run.
+    """
+
+    def __init__(self, titles: Mapping[str, str] = TITLES) -> None:
+        self._titles = titles
         self._steps: dict[str, Step] = {}
         self._warnings: list[str] = []
         self._hints: list[str] = []
@@ -164,7 +169,7 @@ class Checklist:
     def _record(self, step: str, outcome: Outcome, detail: str, reason: str = "") -> None:
         if step in self._steps:
             raise AssertionError(f"step {step} was run twice")
-        self._steps[step] = Step(step, TITLES[step], outcome, detail, reason)
+        self._steps[step] = Step(step, self._titles[step], outcome, detail, reason)
 
 
 def found(value: _T | None) -> _T:

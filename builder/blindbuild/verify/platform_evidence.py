@@ -1,0 +1,128 @@
+"""The decision about evidence that is not a TPM's: which steps there are for it, and whether all passed.
+
+Source: docs/spec/platform-evidence.md.
+"""
+
+from __future__ import annotations
+
+from blindbuild.manifest.platform_roots import NitroTrust, PlatformRoots, SnpTrust, TdxTrust
+from blindbuild.measure.launch_kinds import KIND_NITRO, KIND_SEV_SNP, KIND_TDX
+from blindbuild.verify import checklist, evidence, nitro, snp, tdx
+from blindbuild.verify.checklist import Checklist
+from blindbuild.verify.evidence import EvidenceAppraisal, Expected, Reference, ValueResult
+from blindbuild.verify.nitro import NitroEvidence, judge_nitro
+from blindbuild.verify.policy import Basis
+from blindbuild.verify.publication import Publication, judge_publication
+from blindbuild.verify.quote import bound_data
+from blindbuild.verify.snp import SnpEvidence, judge_snp
+from blindbuild.verify.tdx import TdxEvidence, judge_tdx
+
+PlatformEvidence = SnpEvidence | TdxEvidence | NitroEvidence
+BY_HAND = "the reference values were given by hand: no release key vouches for them"
+# of the statement; docs/spec/verification.md says when a step need not apply
+_PUBLICATION = ("M2", "M4", "M6", "M7", "M8", "M9", "M10", "P1", "P2", "P3")
+_OPTIONAL = frozenset({"M7", "M9", "M10"})
+_CHANNELS = frozenset({"P2", "P3"})
+
+
+def appraise_evidence(
+    judged: PlatformEvidence, *, roots: PlatformRoots, expected: Expected
+) -> EvidenceAppraisal:
+    """Judge evidence by values that the caller has from elsewhere than a signed statement.
+
+    Args:
+        judged: the evidence.
+        roots: whom to believe.
+        expected: values, binding and time.
+
+    Returns:
+        The appraisal; a mismatch is never raised, `accepted()` does that.
+    """
+    titles = _titles(judged)
+    steps = Checklist(titles)
+    steps.warn(BY_HAND)
+    platform, values = _judge(steps, judged, roots, expected)
+    return evidence.accept(
+        steps, _kind(judged), platform, values, titles=titles, optional=_skippable(judged, roots)
+    )
+
+
+def appraise_published_evidence(
+    judged: PlatformEvidence, *, roots: PlatformRoots, basis: Basis, nonce: bytes, spki: bytes
+) -> EvidenceAppraisal:
+    """Judge evidence by a signed statement, as `appraise` judges a TPM's quote.
+
+    Args:
+        judged: the evidence.
+        roots: which makers of processors to believe.
+        basis: the statement, the release and whose signatures on them count.
+        nonce: what the client chose.
+        spki: DER SubjectPublicKeyInfo of the channel's key.
+    """
+    titles = {step: checklist.TITLES[step] for step in _PUBLICATION} | _titles(judged)
+    steps = Checklist(titles)
+    publication = judge_publication(steps, basis)
+    expected = Expected(
+        references=_references(publication, basis.policy.platform),
+        # without a statement nothing can be bound to it: step R3 refuses an empty binding
+        bound=b""
+        if publication is None
+        else bound_data(nonce=nonce, spki=spki, statement=publication.digest),
+        now=basis.now,
+        nonce=nonce,
+        public_key=spki,
+    )
+    platform, values = _judge(steps, judged, roots, expected)
+    optional = _OPTIONAL | _skippable(judged, roots)
+    if not basis.policy.required_closed:
+        optional |= _CHANNELS
+    return evidence.accept(steps, _kind(judged), platform, values, titles=titles, optional=optional)
+
+
+def _references(publication: Publication | None, platform: str | None) -> tuple[Reference, ...]:
+    if publication is None:
+        return ()
+    return tuple(
+        Reference(each.identifier, each.kind, each.measurements)
+        for each in publication.statement.platforms
+        if each.measurements and platform in (None, each.identifier)
+    )
+
+
+def _judge(
+    steps: Checklist, judged: PlatformEvidence, roots: PlatformRoots, expected: Expected
+) -> tuple[str, tuple[ValueResult, ...]]:
+    match judged:
+        case SnpEvidence():
+            return judge_snp(steps, judged, roots.snp or SnpTrust(()), expected)
+        case TdxEvidence():
+            return judge_tdx(steps, judged, roots.tdx or TdxTrust(()), expected)
+        case NitroEvidence():
+            return judge_nitro(steps, judged, roots.nitro or NitroTrust(()), expected)
+
+
+def _kind(judged: PlatformEvidence) -> str:
+    match judged:
+        case SnpEvidence():
+            return KIND_SEV_SNP
+        case TdxEvidence():
+            return KIND_TDX
+        case NitroEvidence():
+            return KIND_NITRO
+
+
+def _titles(judged: PlatformEvidence) -> dict[str, str]:
+    match judged:
+        case SnpEvidence():
+            return snp.TITLES | evidence.TITLES
+        case TdxEvidence():
+            return tdx.TITLES | evidence.TITLES
+        case NitroEvidence():
+            return nitro.TITLES | evidence.TITLES
+
+
+def _skippable(judged: PlatformEvidence, roots: PlatformRoots) -> frozenset[str]:
+    """Return the steps that this evidence may do without, by the relying party's choice."""
+    if isinstance(judged, TdxEvidence) and roots.tdx is not None and not roots.tdx.require_collateral:
+        return tdx.NEEDS_COLLATERAL
+    return frozenset()
