@@ -1,6 +1,6 @@
-"""What each of init's filters answers, call by call, with the reason; everything not named gets the default.
+"""What each filter answers, call by call, with the reason; everything not named gets the default.
 
-`ALLOW|EPERM` depends on the arguments, and tests/unit/test_guest_init_filters.py says on which.
+`ALLOW|EPERM` depends on the arguments, and tests/unit/test_guest_filters.py says on which.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ INIT = {
 }
 
 DHCP = {
-    "sendto": ("ALLOW|KILL", "to the one constant address"),
+    "sendto": ("ALLOW|KILL", "to where the socket is connected"),
     **dict.fromkeys(("recvfrom", "write", "exit_group"), ("ALLOW", "takes an answer, hands it over, ends")),
 }
 
@@ -144,4 +144,21 @@ LAUNCHER = WORKLOAD | {
         ("ALLOW", "a slot's files"),
     ),
     "seccomp": ("ALLOW|EPERM", "a slot's filter"),
+}
+
+GATE = {
+    **dict.fromkeys(("read", "write", "close"), ("ALLOW", "connections, the TPM, the launcher")),
+    "accept4": ("ALLOW|KILL", "from the listener"),
+    "shutdown": ("ALLOW|KILL", "ends its half of a request's socketpair"),
+    "recvmsg": ("ALLOW|KILL", "takes a request's socketpair from the launcher"),
+    "fcntl": ("ALLOW|KILL", "makes what it was given non-blocking"),
+    "mmap": ("ALLOW|KILL", "memory of its own, never executable"),
+    **dict.fromkeys(("munmap", "madvise"), ("ALLOW", _MEMORY)),
+    "clone": ("ALLOW|KILL", "threads as Go makes them"),
+    "tgkill": ("ALLOW|KILL", "SIGURG: a goroutine's turn is over"),
+    **dict.fromkeys(("epoll_pwait", "epoll_ctl", "futex", "sched_yield"), ("ALLOW", _WAITING)),
+    **dict.fromkeys(("gettid", "getpid", "exit_group"), ("ALLOW", _SELF)),
+    **dict.fromkeys(("rt_sigprocmask", "rt_sigreturn", "sigaltstack"), ("ALLOW", _SIGNALS)),
+    **dict.fromkeys(("nanosleep", "restart_syscall", "clock_gettime"), ("ALLOW", _TIME)),
+    "getrandom": ("ALLOW", "keys and nonces"),
 }

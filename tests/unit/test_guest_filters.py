@@ -1,4 +1,4 @@
-"""init's system call filters, evaluated for every number and for every argument value that they look at."""
+"""The system call filters, evaluated for every number and for every argument value that they look at."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ from tests.fakes.bpf import (
     evaluate,
     parse_program,
 )
-from tests.fakes.guest_init import harness
+from tests.fakes.guest_filters import made_filters
 from tests.fakes.system_calls import LAST_OF_6_12, name_of, numbers
 from tests.golden import guest_filters
 
 X32 = 0x40000000
-FILTERS = ("sockets", "child", "init", "dhcp", "launcher", "workload")
+FILTERS = ("socket-rule", "child", "init", "dhcp", "launcher", "workload", "gate")
+MAX_LENGTH = 1023  # instructions that init has room for
 NAMES = {ALLOW: "ALLOW", KILL: "KILL", ERRNO | EPERM: "EPERM", ERRNO | 38: "ENOSYS"}
 GOLDEN: Mapping[str, tuple[Mapping[str, tuple[str, str]], str]] = {
-    "sockets": (guest_filters.SOCKETS, "ALLOW"),
+    "socket-rule": (guest_filters.SOCKETS, "ALLOW"),
     "child": (guest_filters.CHILD, "ALLOW"),
     "init": (guest_filters.INIT, "KILL"),
     "dhcp": (guest_filters.DHCP, "KILL"),
     "launcher": (guest_filters.LAUNCHER, "EPERM"),
     "workload": (guest_filters.WORKLOAD, "EPERM"),
+    "gate": (guest_filters.GATE, "KILL"),
 }
 AF_UNIX, AF_INET, AF_UNSPEC, AF_NETLINK = 1, 2, 0, 16
 FAST_OPEN = 0x20000000
@@ -42,12 +44,7 @@ SIGKILL, SIGCHLD = 9, 17
 
 @functools.cache
 def program(name: str) -> tuple[Instruction, ...]:
-    return parse_program(harness("filter").ask(name.encode())[8:])
-
-
-@functools.cache
-def dhcp_servers() -> int:
-    return int.from_bytes(harness("filter").ask(b"dhcp")[:8], "little")
+    return parse_program(made_filters()[name])
 
 
 def answer(name: str, call: str, *arguments: int) -> str:
@@ -94,14 +91,24 @@ def test_every_number_gets_the_answer_that_is_written_down(name: str) -> None:
         number: golden[name_of(number)][0] if name_of(number) in golden else default
         for number in range(LAST_OF_6_12 + 1)
     }
-    expected |= dict.fromkeys(range(LAST_OF_6_12 + 1, 1024), "ENOSYS")
+    unknown = "KILL" if default == "KILL" else "ENOSYS"
+    expected |= dict.fromkeys(range(LAST_OF_6_12 + 1, 1024), unknown)
     assert {name_of(n): a for n, a in actual.items() if a != expected[n]} == {}
 
 
-@pytest.mark.parametrize("name", ["sockets", "child", "init", "launcher", "workload"])
-def test_the_c_library_of_the_product_gives_the_same_filters(name: str) -> None:
-    same = harness("filter", musl=True).ask(name.encode())[8:]
-    assert parse_program(same) == program(name)
+@pytest.mark.parametrize("probe", [False, True])
+def test_the_c_library_of_the_product_gives_the_same_filters(probe: bool) -> None:
+    assert made_filters(compiler="musl-gcc", probe=probe) == made_filters(probe=probe)
+
+
+def test_the_probe_s_gate_is_refused_what_kills_the_product_s_and_nothing_else_differs() -> None:
+    product, probe = made_filters(), made_filters(probe=True)
+    assert {name for name in product if product[name] != probe[name]} == {"gate"}
+    lenient = parse_program(probe["gate"])
+    assert {
+        (NAMES[evaluate(program("gate"), number)], NAMES[evaluate(lenient, number)])
+        for number in range(LAST_OF_6_12 + 1)
+    } == {("ALLOW", "ALLOW"), ("KILL", "EPERM")}
 
 
 @pytest.mark.parametrize("name", FILTERS)
@@ -123,7 +130,7 @@ def test_other_architectures_and_x32_are_killed_for_every_number(name: str) -> N
 @pytest.mark.parametrize("name", FILTERS)
 def test_the_programs_are_ones_the_kernel_takes(name: str) -> None:
     steps = program(name)
-    assert 0 < len(steps) <= 1024
+    assert 0 < len(steps) <= MAX_LENGTH
     assert steps[-1].code == 0x06
     for at, step in enumerate(steps):
         assert step.code in (0x06, 0x15, 0x20, 0x25, 0x35, 0x45)
@@ -133,7 +140,7 @@ def test_the_programs_are_ones_the_kernel_takes(name: str) -> None:
 
 
 def test_init_leaves_every_descendant_without_a_way_to_a_socket() -> None:
-    for name in ("sockets", "launcher", "workload", "init"):
+    for name in ("socket-rule", "launcher", "workload", "init"):
         refused = ("EPERM", "KILL")
         assert answer(name, "socket", AF_INET, 1, 0) in refused
         assert answer(name, "connect", 3, 0, 16) in refused
@@ -144,14 +151,14 @@ def test_init_leaves_every_descendant_without_a_way_to_a_socket() -> None:
 
 
 def test_a_message_has_no_address_and_opens_no_connection() -> None:
-    for name in ("sockets", "launcher", "workload"):
+    for name in ("socket-rule", "launcher", "workload"):
         assert answer(name, "sendto", 3, 0, 1, 0, 0, 0) == "ALLOW"
         for address in (1, 1 << 32, 0x7FFF12345678):
             assert answer(name, "sendto", 3, 0, 1, 0, address, 16) == "EPERM"
-    assert answer("sockets", "sendto", 3, 0, 1, FAST_OPEN, 0, 0) == "EPERM"
-    assert answer("sockets", "sendto", 3, 0, 1, FAST_OPEN | 0x4000, 0, 0) == "EPERM"
-    assert answer("sockets", "sendmsg", 3, 0, FAST_OPEN) == "EPERM"
-    assert answer("sockets", "sendmsg", 3, 0, 0x4000) == "ALLOW"
+    assert answer("socket-rule", "sendto", 3, 0, 1, FAST_OPEN, 0, 0) == "EPERM"
+    assert answer("socket-rule", "sendto", 3, 0, 1, FAST_OPEN | 0x4000, 0, 0) == "EPERM"
+    assert answer("socket-rule", "sendmsg", 3, 0, FAST_OPEN) == "EPERM"
+    assert answer("socket-rule", "sendmsg", 3, 0, 0x4000) == "ALLOW"
     assert answer("workload", "sendmsg", 3, 0, 0) == "EPERM"
 
 
@@ -179,18 +186,18 @@ def test_a_message_has_no_address_and_opens_no_connection() -> None:
     ],
 )
 def test_a_socket_option_that_could_redirect_traffic_is_refused(level: int, option: int) -> None:
-    assert answer("sockets", "setsockopt", 3, level, option) == "EPERM"
+    assert answer("socket-rule", "setsockopt", 3, level, option) == "EPERM"
 
 
 def test_the_socket_options_a_server_sets_are_allowed() -> None:
     for level, option in ((6, 1), (6, 4), (6, 5), (6, 6), (1, 9), (1, 7), (1, 8), (1, 13)):
-        assert answer("sockets", "setsockopt", 3, level, option) == "ALLOW"
+        assert answer("socket-rule", "setsockopt", 3, level, option) == "ALLOW"
 
 
 def test_no_descendant_makes_a_namespace() -> None:
     for flag in (0x20000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000):
-        assert answer("sockets", "clone", flag | SIGCHLD) == "EPERM"
-    assert answer("sockets", "clone", 0x3D0F00) == "ALLOW"  # what musl and glibc pass for a thread
+        assert answer("socket-rule", "clone", flag | SIGCHLD) == "EPERM"
+    assert answer("socket-rule", "clone", 0x3D0F00) == "ALLOW"  # what musl and glibc pass for a thread
 
 
 def test_a_workload_makes_threads_and_no_process() -> None:
@@ -256,13 +263,32 @@ def test_a_limit_is_read_and_never_set_by_a_workload() -> None:
     assert answer("workload", "setrlimit", 7, 1234) == "EPERM"
 
 
-def test_the_dhcp_child_sends_to_the_constant_address_only() -> None:
-    assert answer("dhcp", "sendto", 3, 0, 300, 0, dhcp_servers(), 16) == "ALLOW"
-    assert answer("dhcp", "sendto", 3, 0, 300, 0, dhcp_servers() + 16, 16) == "KILL"
-    assert answer("dhcp", "sendto", 3, 0, 300, FAST_OPEN, dhcp_servers(), 16) == "KILL"
-    assert answer("dhcp", "sendto", 3, 0, 300, 0, 0, 0) == "KILL"
-    for call in ("mmap", "mprotect", "mremap", "munmap", "sendmsg", "openat", "execve", "clone"):
+def test_the_dhcp_child_sends_where_its_socket_is_connected_to_only() -> None:
+    assert answer("dhcp", "sendto", 4, 0, 300, 0, 0, 0) == "ALLOW"
+    for address in (1, 64, 1 << 32, 0x7FFF12345678):
+        assert answer("dhcp", "sendto", 4, 0, 300, 0, address, 16) == "KILL"
+    assert answer("dhcp", "sendto", 4, 0, 300, FAST_OPEN, 0, 0) == "KILL"
+    for call in ("mmap", "connect", "socket", "sendmsg", "openat", "execve", "clone"):
         assert answer("dhcp", call) == "KILL"
+
+
+@pytest.mark.parametrize(
+    ("call", "right", "wrong"),
+    [
+        ("accept4", (3,), [(4,), (0,), (3 | 1 << 32,)]),
+        ("shutdown", (77, 1), [(3, 0), (3, 2)]),
+        ("recvmsg", (6,), [(7,), (3,)]),
+        ("fcntl", (9, 3), [(9, 0), (9, 8), (9, 1024)]),  # F_DUPFD, F_SETOWN, F_SETLEASE
+        ("mmap", (0, 4096, 3, 0x22), [(0, 4096, 5, 0x22), (0, 4096, 4, 0x22), (0, 4096, 1, 0x02)]),
+        ("clone", (0xD0F00,), [(17,), (0xD0F00 | 1 << 28,), (0x50F00,)]),
+        ("tgkill", (4321, 1, 23), [(4321, 4321, 9), (1, 1, 0)]),
+    ],
+)
+def test_the_gate_s_narrowed_calls_need_their_arguments(
+    call: str, right: tuple[int, ...], wrong: list[tuple[int, ...]]
+) -> None:
+    assert answer("gate", call, *right) == "ALLOW"
+    assert {answer("gate", call, *arguments) for arguments in wrong} == {"KILL"}
 
 
 def test_the_oracle_itself_answers_as_the_kernel_documents() -> None:
