@@ -10,6 +10,7 @@ BlindbuildError                    exit 1: could not do it
 │   ├── EnvelopeError              DSSE
 │   ├── EifError                   AWS Nitro Enclave images
 │   ├── EventLogError              TCG event logs
+│   ├── TlogError                  notes, checkpoints, tiles and proofs of a transparency log
 │   └── TpmStructureError          TPM 2.0 structures
 ├── LockError                      the lock and the world disagree
 ├── FetchError                     an input cannot be had, or is not the locked one
@@ -83,6 +84,10 @@ class EifError(FormatError):
 
 class EventLogError(FormatError):
     """A malformed TCG event log."""
+
+
+class TlogError(FormatError):
+    """A malformed note, checkpoint, tile, proof or policy of a transparency log, or a proof that fails."""
 
 
 class TpmStructureError(FormatError):

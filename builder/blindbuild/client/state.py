@@ -36,6 +36,11 @@ class StateStore:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    @property
+    def root(self) -> Path:
+        """The folder, whether it is there or not."""
+        return self._root
+
     @classmethod
     def default(cls, environ: Mapping[str, str]) -> StateStore:
         """Return the user's store: below XDG_STATE_HOME, or ~/.local/state.
@@ -95,8 +100,8 @@ class StateStore:
         path = self.path(domain)
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _locked(path.with_suffix(".lock")):
-                _replace(path, _write_memory(_merge(self._read(domain), history)))
+            with locked(path.with_suffix(".lock")):
+                replace_file(path, _write_memory(_merge(self._read(domain), history)))
         except OSError as error:
             raise BlindbuildError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -208,7 +213,8 @@ def _write_memory(memory: _Memory) -> bytes:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, so that one process at a time reads and replaces."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -217,8 +223,8 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _replace(path: Path, data: bytes) -> None:
-    # aside, flushed, renamed: a reader sees the old file or the new one
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file aside, flush it and rename it: a reader sees the old one or the new one."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.stem[:16]}.", dir=path.parent)
     aside = Path(name)
     try:

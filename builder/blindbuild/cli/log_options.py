@@ -1,0 +1,99 @@
+"""What the verbs of `log` share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from blindbuild.cli.render import output_console, print_steps, print_warning
+from blindbuild.client.log_memory import LogMemory
+from blindbuild.errors import FormatError, UsageError, VerificationError
+from blindbuild.formats.tlog_policy import MAX_POLICY, LogPolicy, parse_log_policy
+from blindbuild.host.files import read_bytes
+from blindbuild.manifest.log_entry import DEFAULT_CHANNEL
+from blindbuild.publish.sign import SigningKey, load_key
+from blindbuild.verify.checklist import Checklist
+
+LOG_PROOF = "manifest.tlog-proof"  # beside manifest.dsse.json
+MAX_KEY = 1 << 16  # bytes; an Ed25519 key in PEM has 120
+DAY_S = 86400
+
+channel_option = click.option(
+    "--channel", default=DEFAULT_CHANNEL, show_default=True, help="Which line of releases it belongs to."
+)
+policy_option = click.option(
+    "--policy",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Which log and witnesses count (C2SP tlog-policy).",
+)
+place_option = click.option(
+    "--log", "place", metavar="DIR|URL", help="The log's files [default: the address in the policy]."
+)
+state_option = click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the log's last checkpoint is remembered [default: the user's state directory].",
+)
+
+
+def load_signing_key(path: Path) -> SigningKey:
+    """Read a private key that `keygen` wrote."""
+    return load_key(read_bytes(path, error=UsageError, limit_bytes=MAX_KEY))
+
+
+def read_policy(path: Path) -> LogPolicy:
+    """Read a policy file; a mistake in it is wrong usage."""
+    try:
+        return parse_log_policy(read_bytes(path, error=UsageError, limit_bytes=MAX_POLICY))
+    except FormatError as error:
+        raise UsageError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def open_memory(chosen: Path | None) -> LogMemory:
+    """Return where checkpoints are remembered."""
+    return LogMemory.default(os.environ) if chosen is None else LogMemory(chosen)
+
+
+def show_steps(steps: Checklist) -> None:
+    """Print steps and warnings for people."""
+    print_steps(((s.id, s.title, s.outcome.value, s.detail) for s in steps.steps), console=output_console())
+    for warning in steps.warnings:
+        print_warning(warning)
+
+
+def steps_json(steps: Checklist) -> dict[str, object]:
+    """Return steps and warnings as plain data with stable names."""
+    return {
+        "version": 1,
+        "accepted": not steps.failed(),
+        "warnings": list(steps.warnings),
+        "hints": list(steps.hints),
+        "steps": [
+            {"id": s.id, "title": s.title, "outcome": s.outcome.value, "detail": s.detail, "reason": s.reason}
+            for s in steps.steps
+        ],
+    }
+
+
+def require_passed(steps: Checklist, *, more: str = "") -> None:
+    """Raise what failed, if anything did.
+
+    Args:
+        steps: after they were run.
+        more: a further line for the hint.
+
+    Raises:
+        VerificationError: step and reason of the first that failed; the message lists all.
+    """
+    failed = steps.failed()
+    if failed:
+        listed = "; ".join(f"{step.id} {step.reason}: {step.detail}" for step in failed)
+        raise VerificationError(
+            f"{len(failed)} of {len(steps.steps)} steps failed: {listed}",
+            step=failed[0].id,
+            reason=failed[0].reason,
+            hint="\n".join(line for line in (*steps.hints, more) if line) or None,
+        )

@@ -1,0 +1,99 @@
+"""`blindbuild log verify`: is this manifest in the log that everybody sees?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from blindbuild.cli.log_options import (
+    DAY_S,
+    LOG_PROOF,
+    channel_option,
+    open_memory,
+    place_option,
+    policy_option,
+    read_policy,
+    require_passed,
+    show_steps,
+    state_option,
+    steps_json,
+)
+from blindbuild.cli.options import json_option, print_json
+from blindbuild.cli.outputs import find_manifest
+from blindbuild.client.log_check import LogCheck
+from blindbuild.errors import UsageError
+from blindbuild.formats.dsse import MAX_ENVELOPE
+from blindbuild.formats.tlog_proof import MAX_TLOG_PROOF
+from blindbuild.host.clock import unix_time
+from blindbuild.host.files import read_bytes
+from blindbuild.manifest.log_entry import log_entry_of
+from blindbuild.verify.checklist import Checklist
+from blindbuild.verify.tlog import LOG_TITLES, judge_log
+
+_FORKED = "log-forked"
+
+
+@click.command("verify")
+@click.argument("image", type=click.Path(exists=True, path_type=Path))
+@policy_option
+@click.option(
+    "--proof",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help=f"The proof [default: {LOG_PROOF} beside the manifest].",
+)
+@place_option
+@channel_option
+@click.option("--max-age-days", type=click.IntRange(1, 36600), help="Oldest cosignatures that count.")
+@state_option
+@click.option("--no-remember", "remember", flag_value=False, default=True, help="Record nothing.")
+@json_option
+def verify_command(
+    image: Path,
+    policy: Path,
+    proof: Path | None,
+    place: str | None,
+    channel: str,
+    max_age_days: int | None,
+    state: Path | None,
+    remember: bool,
+    as_json: bool,
+) -> None:
+    """Judge whether the manifest of IMAGE is in a log that the policy names.
+
+    Exit code 3 and a reason if it is not, if too few witnesses have seen the log, or if the log is not the
+    one that was seen before: then both checkpoints are kept, as evidence. The manifest's own signatures are
+    judged by `verify`.
+
+    Example: blindbuild log verify images/hello/1.0.0 --policy log-policy.txt
+    """
+    manifest = find_manifest(image)[0]
+    envelope = read_bytes(manifest, error=UsageError, limit_bytes=MAX_ENVELOPE)
+    check = LogCheck(
+        policy=read_policy(policy),
+        proof=_read_proof(proof, manifest),
+        channel=channel,
+        place=place,
+        memory=open_memory(state),
+        remember=remember,
+        max_age_s=None if max_age_days is None else max_age_days * DAY_S,
+    )
+    now = unix_time()
+    required = check.require(now=now)
+    steps = Checklist(LOG_TITLES)
+    steps.run("M6", lambda: (None, f"sequence {log_entry_of(envelope, channel=channel).sequence}"))
+    note = judge_log(steps, required, envelope, now=now)
+    if as_json:
+        print_json(steps_json(steps))
+    else:
+        show_steps(steps)
+    forked = any(step.reason == _FORKED for step in steps.failed())
+    require_passed(steps, more=check.keep_evidence(required) if forked else "")
+    check.record(note)
+
+
+def _read_proof(chosen: Path | None, manifest: Path) -> bytes | None:
+    path = manifest.with_name(LOG_PROOF) if chosen is None else chosen
+    if chosen is None and not path.is_file():
+        return None  # step M12 says what is missing
+    return read_bytes(path, error=UsageError, limit_bytes=MAX_TLOG_PROOF)
