@@ -95,11 +95,27 @@ def test_a_system_call_with_a_weak_and_a_strong_symbol_is_implemented(clean: Par
 
 
 def test_the_system_map_of_a_distribution_with_one_line_shows_nothing(clean: Parts) -> None:
-    placeholder = replace(
-        clean, system_map="ffffffffffffffff B The_real_System.map_is_in_the_debug_package\n"
-    )
-    with pytest.raises(PolicyError, match=r"System\.map has 1 names"):
-        write(placeholder)
+    line = "ffffffffffffffff B The real System.map is in the linux-image-<version>-dbg package\n"
+    with pytest.raises(PolicyError, match=r"System\.map is a placeholder without a symbol table") as found:
+        write(replace(clean, system_map=line))
+    assert "System.map has 0 names" in found.value.message
+    for what in ("functions and system calls", "drivers", "file systems", "initcalls", "system calls"):
+        assert f"{what} of the kernel are unknown: System.map does not show them" in found.value.message
+
+
+def test_no_row_that_rests_on_symbols_is_closed_by_a_table_that_shows_none(clean: Parts) -> None:
+    debug = replace(clean, system_map="ffffffff81000000 T _text\n", debug=True)
+    states = {row["id"]: row["state"] for row in write(debug)["channels"]}
+    assert {states[rule.identifier] for rule in RULES if rule.absent_functions or rule.stub_calls} == {"open"}
+    assert states["hot-plug"] == "open"
+
+
+def test_the_ledger_has_every_broken_rule_of_the_kernel_policy_also_those_of_no_channel(clean: Parts) -> None:
+    assert write(clean)["kernel"]["policy"]["broken"] == []
+    changed = clean.with_config("# CONFIG_RD_XZ is not set", "CONFIG_RD_XZ=y\nCONFIG_BLINDBUILD=m")
+    policy = write(changed)["kernel"]["policy"]
+    assert policy["broken"] == ["CONFIG_RD_XZ: expected it to be off, got y (as above)"]
+    assert (policy["rules"] > 300, policy["modules"]) == (True, 1)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def compute_ledger(name: str, version: str, inputs: LedgerInputs) -> Ledger:
     common = {name: check(facts) for name, check in CHECKS.items()}
     judged = (_judge_row(rule, facts, common) for rule in RULES)
     # what is open must not be read last: first what no image can close, then what this one leaves open
-    rows = tuple(sorted(judged, key=lambda row: (row.rule.closable, not row.findings)))
+    rows = tuple(sorted(judged, key=lambda row: row.rule.closable * (2 - bool(row.findings))))
     written: dict[str, JsonValue] = {
         "version": LEDGER_VERSION,
         "name": name,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from blindbuild.assemble.lock import load_lock
-from blindbuild.assemble.recipe import load_recipe, render_recipe
+from blindbuild.assemble.recipe import Recipe, load_recipe, render_recipe
 from blindbuild.assemble.request import BuildRequest
 from blindbuild.cli.installing import find_built, install_image, what_changed
 from blindbuild.cli.options import (
@@ -76,6 +77,8 @@ def command(
         place = _build(request, output, mirror=mirror, offline=offline, vendor=vendor)
     else:
         place = install_image(result, request, output, store=store)
+    for line in _left_open(place, loaded):
+        click.echo(line, err=True)
     sums = read_sums(place)
     if as_json:
         print_json(
@@ -87,6 +90,15 @@ def command(
         )
     else:
         click.echo(str(place))
+
+
+def _left_open(place: Path, recipe: Recipe) -> Iterator[str]:
+    """Say what the recipe leaves open, on every build and not only in the ledger."""
+    if not recipe.channels:
+        return
+    names = ", ".join(item.identifier for item in recipe.channels)
+    yield f"warning: this recipe leaves {len(recipe.channels)} channels open: {names}"
+    yield f"  hint: `blindbuild channels {place}` says why; clients may refuse the image for each of them"
 
 
 def _build(
