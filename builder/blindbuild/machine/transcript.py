@@ -76,6 +76,20 @@ def read_extends(transcript: bytes) -> tuple[Extend, ...]:
     return tuple(extends)
 
 
+def read_commands(transcript: bytes) -> tuple[tuple[int, bytes], ...]:
+    """Return every command that was sent since swtpm began to write, as code and whole bytes, in order.
+
+    Args:
+        transcript: swtpm's log at level 20; it may end in the middle of a dump.
+
+    Raises:
+        MachineError: the transcript is cut off elsewhere, too large, or not a transcript of commands.
+    """
+    return tuple(
+        (_check(message), message) for direction, message in _messages(transcript) if direction == b"Read"
+    )
+
+
 def replay_extends(extends: Sequence[Extend], algorithm: HashAlgorithm) -> tuple[Digest, ...]:
     """Return what the 24 registers of one bank hold after these extends."""
     values = [initial_value(register, algorithm) for register in range(REGISTER_COUNT)]
