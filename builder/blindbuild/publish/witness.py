@@ -17,7 +17,14 @@ from pathlib import Path
 from blindbuild.client.state import locked
 from blindbuild.client.web import Answer
 from blindbuild.errors import BlindbuildError, TlogError
-from blindbuild.formats.checkpoint import UnverifiedCheckpoint, parse_checkpoint, parse_hash, parse_size
+from blindbuild.formats.checkpoint import (
+    Checkpoint,
+    UnverifiedCheckpoint,
+    parse_checkpoint,
+    parse_checkpoint_text,
+    parse_hash,
+    parse_size,
+)
 from blindbuild.formats.cosignature import cosign_checkpoint, judge_key
 from blindbuild.formats.merkle import EMPTY_ROOT, MAX_PROOF, verify_consistency
 from blindbuild.formats.note import (
@@ -27,6 +34,7 @@ from blindbuild.formats.note import (
     UnverifiedNote,
     VerifierKey,
     make_vkey,
+    parse_note,
     write_note,
 )
 from blindbuild.host.files import read_bytes, write_atomically
@@ -58,11 +66,11 @@ class WitnessKey:
 
 @dataclass(frozen=True, slots=True)
 class AddCheckpoint:
-    """A request: the log grew from `old` leaves, by this proof."""
+    """A request: the log grew from `old` leaves, by this proof, to the checkpoint in this note."""
 
     old: int
     path: tuple[bytes, ...]
-    signed: UnverifiedCheckpoint
+    note: bytes
 
 
 class _RefusedError(Exception):
@@ -91,7 +99,7 @@ def parse_add_checkpoint(body: bytes) -> AddCheckpoint:
     if len(hashes) > MAX_PROOF:
         raise TlogError(f"request: expected at most {MAX_PROOF} hashes, got {len(hashes)}")
     old = parse_size(first.removeprefix("old "), what="old size")
-    return AddCheckpoint(old, tuple(parse_hash(line) for line in hashes), parse_checkpoint(note))
+    return AddCheckpoint(old, tuple(parse_hash(line) for line in hashes), note)
 
 
 class Witness:
@@ -134,11 +142,11 @@ class Witness:
     def add_checkpoint(self, body: bytes) -> Answer:
         """Judge a request, remember the checkpoint, and answer with the cosignature."""
         try:
-            request = self._parse(body)
-            origin = request.signed.checkpoint.origin
+            request, signed = self._open(body)
+            origin = signed.checkpoint.origin
             with locked(self._path(origin).with_suffix(".lock")):
-                self._check(request, self._read(origin))
-                return self._cosign(request.signed)
+                self._check(request, signed.checkpoint, self._read(origin))
+                return self._cosign(signed)
         except _RefusedError as refused:
             return refused.answer
         except (BlindbuildError, OSError) as error:
@@ -157,12 +165,25 @@ class Witness:
                     return Answer(OK, SIGNATURES, data)
         return Answer(NOT_FOUND, PLAIN, b"no checkpoint\n")
 
-    def _parse(self, body: bytes) -> AddCheckpoint:
+    def _open(self, body: bytes) -> tuple[AddCheckpoint, UnverifiedCheckpoint]:
         try:
             request = parse_add_checkpoint(body)
         except TlogError as error:
             raise _RefusedError(BAD_REQUEST, error.message) from error
-        signed = request.signed
+        try:
+            note = parse_note(request.note)
+        except TlogError as error:  # what is no note has no signature of a known log
+            raise _RefusedError(FORBIDDEN, f"invalid signature: {error.message}") from error
+        try:
+            signed = UnverifiedCheckpoint(parse_checkpoint_text(note.text), note)
+        except TlogError as error:
+            raise _RefusedError(BAD_REQUEST, error.message) from error
+        self._check_signature(signed)
+        if request.old > signed.checkpoint.size:
+            raise _RefusedError(BAD_REQUEST, "the old size is larger than the checkpoint's")
+        return request, signed
+
+    def _check_signature(self, signed: UnverifiedCheckpoint) -> None:
         keys = self._logs.get(signed.checkpoint.origin)
         if keys is None:
             raise _RefusedError(NOT_FOUND, "unknown log")
@@ -170,16 +191,12 @@ class Witness:
         good = any(verdict.state is SignatureState.GOOD for verdict in verdicts)
         if not good or any(verdict.state is SignatureState.BAD for verdict in verdicts):
             raise _RefusedError(FORBIDDEN, "invalid signature of the log")
-        if request.old > signed.checkpoint.size:
-            raise _RefusedError(BAD_REQUEST, "the old size is larger than the checkpoint's")
-        return request
 
-    def _check(self, request: AddCheckpoint, before: UnverifiedCheckpoint | None) -> None:
+    def _check(self, request: AddCheckpoint, new: Checkpoint, before: UnverifiedCheckpoint | None) -> None:
         size = 0 if before is None else before.checkpoint.size
         if request.old != size:
             raise _RefusedError(CONFLICT, str(size), SIZE_TYPE)
         root = EMPTY_ROOT if before is None else before.checkpoint.root
-        new = request.signed.checkpoint
         if new.size == 0 and not hmac.compare_digest(new.root, EMPTY_ROOT):
             raise _RefusedError(UNPROCESSABLE, "expected the root of a tree without leaves")
         try:
