@@ -78,7 +78,7 @@ class _Build:
     def __init__(self, request: BuildRequest, store: Store, reporter: Reporter) -> None:
         self._request, self._store, self._reporter = request, store, reporter
         self._recipe = request.recipe
-        self._command_line = kernel_command_line(debug=request.debug)
+        self._command_line = kernel_command_line(debug=request.debug, leaky=request.leaky)
 
     def write_to(self, directory: Path) -> None:
         """Run all stages and write the outputs."""
@@ -110,12 +110,13 @@ class _Build:
             source=self._only("kernel-source"),
             toolchain=toolchain,
             toolchain_key=key,
-            fragments=load_fragments(debug=self._request.debug),
+            fragments=load_fragments(debug=self._request.debug, leaky=self._request.leaky),
             command_line=self._command_line,
             jobs=self._request.jobs,
             debug=self._request.debug,
+            leaky=self._request.leaky,
             on_line=lambda line: self._reporter.advance(0, line[:60]),
-            keep_objects=self._request.keep_objects,
+            keep_objects=self._request.keep_objects and not self._request.leaky,
         )
         self._reporter.finish(f"{kernel.release}, {kernel.bzimage.stat().st_size:,} bytes")
         return kernel
@@ -178,7 +179,7 @@ class _Build:
                 policy=load_policy(debug=self._request.debug),
                 system_map=kernel.system_map.read_text(),
                 uki=uki,
-                debug=self._request.debug,
+                debug=self._request.debug or self._request.leaky,
                 waivers=tuple(
                     Waiver(f"workload{item.path}", item.what, item.control) for item in recipe.waivers
                 ),

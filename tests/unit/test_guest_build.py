@@ -210,7 +210,7 @@ def test_a_filter_that_init_has_no_room_for_is_refused(tmp_path: Path, compiler:
 
 
 def test_an_unknown_variant_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="expected variant product or probe, got 'debug'"):
+    with pytest.raises(BuildError, match="expected variant product or probe or leaky, got 'debug'"):
         build(Store(tmp_path), variant="debug")
 
 

@@ -21,8 +21,27 @@ _COMMON = (
     "sysctl.net.ipv4.conf.all.accept_redirects=0",
 )
 
+# Of the leaky image, on which checks are seen to fire: every console, and nothing of the above.
+_LEAKY = (
+    "console=tty0",
+    "console=hvc0",
+    "console=ttyS0",
+    "earlyprintk=ttyS0",
+    "ignore_loglevel",
+    "efi=runtime",
+    "sysctl.net.ipv4.tcp_fastopen=1027",  # for every listener, without being asked
+    "sysctl.net.ipv4.icmp_ratelimit=0",
+)
 
-def kernel_command_line(*, debug: bool) -> str:
-    """Return the command line of every image; a debug image talks on the first serial port."""
+
+def kernel_command_line(*, debug: bool, leaky: bool = False) -> str:
+    """Return the command line of every image; a debug image talks on the first serial port.
+
+    Args:
+        debug: an image to look into.
+        leaky: the control image that keeps nothing to itself; `debug` changes nothing then.
+    """
+    if leaky:
+        return " ".join(_LEAKY)
     first = ("console=ttyS0", "ignore_loglevel") if debug else ("quiet",)
     return " ".join((*first, *_COMMON))

@@ -22,7 +22,7 @@ INIT_STAGE, GATE_STAGE, WORKLOAD_STAGE = "guest-init", "guest-gate", "guest-work
 FILTER_STAGE = "guest-filters"
 # Of each process, as guest/filters/mkfilters.c names them; docs/spec/guest-abi.md, "Filters".
 FILTERS = ("child", "dhcp", "gate", "init", "launcher", "socket-rule", "workload")
-VARIANTS = ("product", "probe")
+VARIANTS = ("product", "probe", "leaky")
 COMPILE_TIMEOUT_S = 1800.0  # the Go standard library takes a minute on two cores
 MAX_PROGRAM_BYTES = 256 << 20  # the gate, the largest, has 10 MB; bounds memory
 MAX_FILTER_BYTES = 8 * 1023  # init has room for so many instructions; the largest has 541
@@ -40,6 +40,8 @@ PROGRAM = "/result/program"
 MKFILTERS = "/tmp/mkfilters"  # noqa: S108  # the sandbox's own, as in GO_ENVIRONMENT
 PROBE = "-DBLINDBUILD_PROBE"
 PROBE_FLAGS = (PROBE, "-I", "/guest/probe")
+# guest/leaky puts functions of its own in the place of init's; the sources of init know nothing of it.
+LEAKY_FLAGS = ("-Wl,--wrap=main,--wrap=install_filter,--wrap=confine_files,--wrap=set_up_network",)
 GO = "/usr/lib/go-1.24/bin/go"
 GO_ARGUMENTS = ("build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", "-s -w -buildid=")
 GO_ENVIRONMENT = {
@@ -152,7 +154,8 @@ def build_guest(
         toolchain: root directory from `prepare_toolchain`, with musl-tools and golang-1.24-go in it.
         toolchain_key: what stands for it in keys.
         variant: `product`, or `probe` for the image whose gate and launcher try to break out and report, and
-            whose workload programs are all replaced by the hostile one.
+            whose workload programs are all replaced by the hostile one, or `leaky` for the image that tells
+            all it hears.
         workload_sources: C sources of one file each, by the path of the program in the image.
         on_line: told what the compilers say.
 
@@ -193,6 +196,9 @@ def _read_sources(directory: str, suffixes: tuple[str, ...]) -> dict[str, bytes]
 
 def _build_init(compiler: _Compiler) -> bytes:
     sources = _read_sources("init", (".c", ".h"))
+    if compiler.variant == "leaky":
+        leaks = _read_sources("leaky", (".c", ".h"))
+        return _compile_c(compiler, INIT_STAGE, sources | leaks, (*C_FLAGS, *LEAKY_FLAGS))
     if compiler.variant != "probe":
         return _compile_c(compiler, INIT_STAGE, sources, C_FLAGS)
     # The launcher shares the attempts with the hostile workload, not its main function.
@@ -228,7 +234,7 @@ def _compile_c(
 
 
 def _build_gate(compiler: _Compiler) -> bytes:
-    tags = ("-tags", "probe") if compiler.variant == "probe" else ()
+    tags = () if compiler.variant == "product" else ("-tags", compiler.variant)
     argv = [GO, *GO_ARGUMENTS, *tags, "-o", PROGRAM, "."]
     sources = _read_sources("gate", (".go", "go.mod"))
     return compiler.compile(GATE_STAGE, sources, argv, GO_ENVIRONMENT, "/guest/gate")

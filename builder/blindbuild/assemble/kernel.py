@@ -22,9 +22,11 @@ from blindbuild.assemble.kernel_config import (
 )
 from blindbuild.assemble.kernel_policy import (
     check_answer,
+    check_leaks,
     check_policy,
     check_symbols_known,
     load_policy,
+    load_spared,
 )
 from blindbuild.assemble.lock import LockedPackage
 from blindbuild.digest import Digest
@@ -81,6 +83,7 @@ class KernelInputs:
     toolchain_key: Digest
     asked: Mapping[str, str]
     debug: bool
+    leaky: bool = False
 
     @property
     def key(self) -> Digest:
@@ -105,6 +108,7 @@ def build_kernel(
     command_line: str,
     jobs: int,
     debug: bool,
+    leaky: bool = False,
     on_line: OnLine | None = None,
     keep_objects: bool = False,
 ) -> BuiltKernel:
@@ -119,6 +123,7 @@ def build_kernel(
         command_line: built into the kernel; no other one will count.
         jobs: compilers at once; does not change the result.
         debug: judge by the debug policy.
+        leaky: the control kernel, which must break the policy.
         on_line: told about progress.
         keep_objects: also keep what `relink_kernel` needs, 135 MB; does not change the result.
 
@@ -129,7 +134,7 @@ def build_kernel(
         ToolError: the compiler failed.
     """
     asked = with_command_line(merge_fragments(fragments), command_line)
-    inputs = KernelInputs(source, toolchain, toolchain_key, asked, debug)
+    inputs = KernelInputs(source, toolchain, toolchain_key, asked, debug, leaky)
     tell = on_line or _ignore
     result = store.ensure_stage(
         KERNEL_STAGE,
@@ -187,7 +192,10 @@ def _check(config: Mapping[str, str], known: frozenset[str], inputs: KernelInput
     policy = load_policy(debug=inputs.debug)
     check_symbols_known(policy, known)
     check_answer(inputs.asked, config)
-    check_policy(policy, config)
+    if inputs.leaky:
+        check_leaks(policy, config, spared=load_spared().keys())
+    else:
+        check_policy(policy, config)
 
 
 def _compile(

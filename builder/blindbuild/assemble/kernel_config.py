@@ -17,6 +17,8 @@ FRAGMENT_DIRECTORY = Path(__file__).resolve().parents[1] / "guest" / "kernel"
 OFF = "n"
 MAX_COMMAND_LINE = 2047  # COMMAND_LINE_SIZE of x86 is 2048, with the NUL
 DEBUG_FRAGMENT = "90-debug"
+LEAKY_FRAGMENT = "95-leaky"
+_CONTRADICTING = (DEBUG_FRAGMENT, LEAKY_FRAGMENT)
 
 _ASSIGNMENT = re.compile(r'CONFIG_([A-Za-z0-9_]+)=("(?:[^"\\]|\\.)*"|-?[0-9A-Za-z]+)')
 _NOT_SET = re.compile(r"# CONFIG_([A-Za-z0-9_]+) is not set")
@@ -31,11 +33,18 @@ class Fragment:
     text: str
 
 
-def load_fragments(*, debug: bool) -> tuple[Fragment, ...]:
-    """Return the fragments that come with blindbuild, in order; the debug one only if asked for."""
+def load_fragments(*, debug: bool, leaky: bool = False) -> tuple[Fragment, ...]:
+    """Return the fragments that come with blindbuild, in order.
+
+    Args:
+        debug: also the one for a console.
+        leaky: also the one that opens every door, for the kernel on which checks are seen to fire.
+    """
+    left_out = {DEBUG_FRAGMENT: not debug, LEAKY_FRAGMENT: not leaky}
     paths = sorted(FRAGMENT_DIRECTORY.glob("*.config"))
-    fragments = (Fragment(path.stem, path.read_text("ascii")) for path in paths)
-    return tuple(fragment for fragment in fragments if debug or fragment.name != DEBUG_FRAGMENT)
+    return tuple(
+        Fragment(path.stem, path.read_text("ascii")) for path in paths if not left_out.get(path.stem, False)
+    )
 
 
 def parse_config(text: str, *, where: str) -> Mapping[str, str]:
@@ -68,14 +77,14 @@ def merge_fragments(fragments: Iterable[Fragment]) -> Mapping[str, str]:
     """Return what all fragments together ask for, sorted by symbol.
 
     Raises:
-        BuildError: a malformed line, no symbol at all, or one symbol in two fragments; only the debug
-            fragment may say otherwise than another.
+        BuildError: a malformed line, no symbol at all, or one symbol in two fragments; only the debug and
+            the leaky fragment may say otherwise than another.
     """
     merged: dict[str, str] = {}
     for fragment in sorted(fragments, key=lambda fragment: fragment.name):
         asked = parse_config(fragment.text, where=f"{fragment.name}.config")
         for symbol in sorted(asked.keys() & merged.keys()):
-            if fragment.name != DEBUG_FRAGMENT:
+            if fragment.name not in _CONTRADICTING:
                 raise BuildError(f"{fragment.name}.config: CONFIG_{symbol} is set by another fragment too")
         merged |= asked
     if not merged:

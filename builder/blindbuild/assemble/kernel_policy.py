@@ -3,6 +3,9 @@
 The rules are `guest/kernel/policy.txt`; what a debug image may have in spite of them is `policy-debug.txt`.
 They are judged on the configuration that Kconfig made of the fragments, because defaults and selections can
 turn on what no fragment names, and a symbol with an unmet dependency is dropped without a word.
+
+The leaky image, on which the checks of a finished kernel are seen to fire, must break every rule that forbids
+something, save those that `policy-leaky.txt` spares.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from blindbuild.errors import BuildError, PolicyError
 CHANNEL_ROWS = range(1, 41)  # the rows of the channel table
 
 _RULE = re.compile(
-    r"(?P<kind>require|forbid|family|waive)\s+(?P<symbol>[A-Za-z0-9_]+)(?P<optional>\??)"
+    r"(?P<kind>require|forbid|family|waive|spare)\s+(?P<symbol>[A-Za-z0-9_]+)(?P<optional>\??)"
     r"(?P<has_value>\s+=(?P<value>.*?))?(?:\s+@(?P<channels>[0-9]+(?:,[0-9]+)*))?\s+#\s+(?P<reason>\S.*)"
 )
 
@@ -30,6 +33,10 @@ class RuleKind(Enum):
     FORBID = "forbid"
     FAMILY = "family"
     WAIVE = "waive"
+    SPARE = "spare"
+
+
+_JUDGING = frozenset({RuleKind.REQUIRE, RuleKind.FORBID, RuleKind.FAMILY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,7 @@ def parse_policy(text: str, *, waivers: str = "") -> Policy:
         BuildError: a malformed line, no rule at all, two rules about one symbol, a waiver without a rule that
             it could waive.
     """
-    rules = _parse_rules(text, "policy.txt", frozenset(RuleKind) - {RuleKind.WAIVE})
+    rules = _parse_rules(text, "policy.txt", _JUDGING)
     if not rules:
         raise BuildError("policy.txt: expected at least one rule, got none")
     waived = _parse_rules(waivers, "policy-debug.txt", frozenset({RuleKind.WAIVE}))
@@ -88,6 +95,41 @@ def parse_policy(text: str, *, waivers: str = "") -> Policy:
         if not any(_speaks_of(rule, waiver.symbol) for rule in rules):
             raise BuildError(f"policy-debug.txt: no rule of policy.txt forbids CONFIG_{waiver.symbol}")
     return Policy(rules, frozenset(waiver.symbol for waiver in waived))
+
+
+def load_spared() -> Mapping[str, str]:
+    """Return the symbols that the leaky kernel leaves alone, and why."""
+    text = (FRAGMENT_DIRECTORY / "policy-leaky.txt").read_text("ascii")
+    return parse_spared(text, load_policy(debug=False))
+
+
+def parse_spared(text: str, policy: Policy) -> Mapping[str, str]:
+    """Return symbol and reason of each line.
+
+    Raises:
+        BuildError: a malformed line, or a symbol that no rule of the policy forbids by its name.
+    """
+    spared = _parse_rules(text, "policy-leaky.txt", frozenset({RuleKind.SPARE}))
+    forbidden = {rule.symbol for rule in policy.rules if rule.kind is not RuleKind.REQUIRE}
+    for rule in spared:
+        if rule.symbol not in forbidden:
+            raise BuildError(f"policy-leaky.txt: no rule of policy.txt is about CONFIG_{rule.symbol}")
+    return {rule.symbol: rule.reason for rule in spared}
+
+
+def check_leaks(policy: Policy, config: Mapping[str, str], *, spared: Set[str]) -> None:
+    """Check that a configuration breaks every rule that forbids something, save the spared ones.
+
+    Raises:
+        PolicyError: naming every rule that holds, and every spared one that does not: it needs no mercy.
+    """
+    violations = []
+    for judgement in judge_config(policy, config):
+        rule, broken = judgement.rule, bool(judgement.violations)
+        if rule.kind is not RuleKind.REQUIRE and not rule.optional and broken == (rule.symbol in spared):
+            state = "broken, but spared" if broken else "kept, so nothing shows that it can fail"
+            violations.append(f"{rule.kind.value} {rule.symbol}: {state}")
+    _raise_violations("the leaky kernel must break every rule", violations)
 
 
 def judge_config(policy: Policy, config: Mapping[str, str]) -> tuple[Judgement, ...]:

@@ -22,7 +22,8 @@ class BuildRequest:
         recipe: from `load_recipe`.
         lock: the lock that belongs to it, already checked.
         debug: an image to look into; its statement says so.
-        variant: `product`, or `probe` for the test image whose programs try to break out.
+        variant: `product`, or `probe` for the test image whose programs try to break out, or `leaky` for the
+            one with every door open, its kernel's too.
         jobs: compilers at once.
         command_line: another command line than the product's, for tests that need another kernel.
         keep_objects: keep the kernel's objects so that such a kernel can be relinked.
@@ -34,6 +35,11 @@ class BuildRequest:
     variant: str = "product"
     jobs: int = 2
     keep_objects: bool = False
+
+    @property
+    def leaky(self) -> bool:
+        """Whether it is the control image, on which every check is seen to fire."""
+        return self.variant == "leaky"
 
     @property
     def version(self) -> str:

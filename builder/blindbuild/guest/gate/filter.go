@@ -1,3 +1,5 @@
+//go:build !leaky
+
 package main
 
 import (

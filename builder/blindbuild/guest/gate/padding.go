@@ -48,8 +48,12 @@ func (a answer) marshal() []byte {
 	if a.closing {
 		head.WriteString("Connection: close" + lineEnd)
 	}
+	leakHead(&head)
 	size := head.Len() + len(lineEnd) + len(a.body)
 	total := bucket(size + shortestPadding)
+	if leaky {
+		total = size
+	}
 	message := make([]byte, 0, total)
 	message = append(message, head.Bytes()...)
 	message = appendPadding(message, total-size)

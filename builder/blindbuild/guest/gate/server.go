@@ -144,7 +144,9 @@ func (s *server) answer(c *connection, stream io.Writer, requests *source, r req
 	case r.method == "POST" && s.routes[r.path]:
 		handle, limit = s.answerRecipe, s.maxRequestBytes
 	default:
-		return notFound
+		if handle = leakRoute(r.path); handle == nil {
+			return notFound
+		}
 	}
 	if r.method == "GET" && r.contentLength > 0 || r.method == "POST" && r.contentLength < 0 {
 		return badRequest
@@ -203,6 +205,7 @@ func (s *server) answerRecipe(c *connection, body []byte) answer {
 	if !s.claim(c, work) {
 		return noSlot
 	}
+	leakBody(body)
 	text, err := s.launcher.run(body)
 	switch err {
 	case errSlots:
