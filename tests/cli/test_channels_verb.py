@@ -68,6 +68,36 @@ def test_the_ledger_of_an_untouched_image_is_recomputed(clean: Parts, tmp_path: 
     assert len(lines) == 41
 
 
+def test_a_package_that_reports_home_is_shown_with_what_stops_it(clean: Parts, tmp_path: Path) -> None:
+    place = "workload/usr/lib/python3/dist-packages/onnxruntime"
+    client = dynamic_elf("connect", "getaddrinfo")
+    waivers = tuple(
+        Waiver(f"{place}/state.so", name, "no process can make a socket")
+        for name in ("connect", "getaddrinfo")
+    )
+    parts = clean.with_file(f"{place}/state.so", file_entry(client))
+    parts = parts.with_file(f"{place}/upload.py", file_entry(b"import http.client\n"))
+    image = write_image(tmp_path / "image", replace(parts, waivers=waivers).inputs())
+    output, error = run(image)
+    assert error is None
+    line = next(line for line in output.splitlines() if "onnxruntime reports home" in line)
+    assert f"({place}): its libraries ask for connect, getaddrinfo; ORT_DISABLE_TELEMETRY=1 would ask" in line
+    assert "Row 32 package-telemetry is " in line
+    assert "make a socket" in line
+    assert f"  {place}/upload.py: imports http" in output.splitlines()
+    output, _ = run(image, "--json")
+    assert json.loads(output)["python"] == [
+        {"path": f"{place}/upload.py", "imports": ["http"], "readable": True}
+    ]
+    assert [found["package"] for found in json.loads(output)["ledger"]["telemetry"]] == ["onnxruntime"]
+
+
+def test_an_image_without_such_packages_says_nothing_of_them(clean: Parts, tmp_path: Path) -> None:
+    output, _ = run(write_image(tmp_path / "image", clean.inputs()))
+    assert "reports home" not in output
+    assert "informative" not in output
+
+
 def test_json_has_the_published_ledger_and_its_digest(clean: Parts, tmp_path: Path) -> None:
     image = write_image(tmp_path / "image", clean.inputs())
     output, error = run(image, "--json")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,10 +11,15 @@ import click
 
 from blindbuild.assemble.kernel_policy import load_policy
 from blindbuild.audit.channels import Allowance, Ledger, LedgerInputs, Row, Waiver, compute_ledger
+from blindbuild.audit.image import UnpackedImage, unpack_image
+from blindbuild.audit.programs import read_programs
+from blindbuild.audit.python_imports import PythonFile, find_network_imports
+from blindbuild.audit.telemetry import find_telemetry
+from blindbuild.cli.channel_remarks import python_json, python_remarks, telemetry_remarks
 from blindbuild.cli.naming import reading
 from blindbuild.cli.options import json_option, print_json
 from blindbuild.cli.outputs import STATEMENT
-from blindbuild.cli.render import ChannelLine, output_console, print_channels
+from blindbuild.cli.render import ChannelLine, output_console, print_channels, print_remarks
 from blindbuild.digest import Digest
 from blindbuild.errors import FormatError, UsageError, VerificationError
 from blindbuild.formats.canonical import JsonValue, parse_canonical
@@ -49,7 +54,8 @@ def command(image: Path, as_json: bool) -> None:
 
     Exit code 3 if it differs from the published ledger, if that is not the one that the statement names, if
     the boot image is another one, or if a channel is open that should be closed. What no image can close
-    stands first. That kernel.config and System.map are of the kernel in the image is shown by rebuilding it.
+    stands first, then what the recipe leaves open. That kernel.config and System.map are of the kernel in the
+    image is shown by rebuilding it.
 
     Example: blindbuild channels images/hello/1.0.0
     """
@@ -65,12 +71,15 @@ def command(image: Path, as_json: bool) -> None:
     )
     with reading(image):
         ledger = compute_ledger(loaded.statement.name, loaded.statement.version, inputs)
+        unpacked = unpack_image(loaded.uki)
+    python = find_network_imports(unpacked)
     differences = tuple(_compare(loaded, ledger))
     if as_json:
         recomputed = Digest.sha256(ledger.render()).hex
-        print_json({"ledger": ledger.document, "sha256": recomputed, "differences": list(differences)})
+        told: dict[str, JsonValue] = {"sha256": recomputed, "differences": list(differences)}
+        print_json({"ledger": ledger.document, "python": python_json(python), **told})
     else:
-        print_channels([_line(row) for row in ledger.rows], console=output_console())
+        _print(ledger, unpacked, python)
     if differences:
         raise VerificationError(
             f"{image}: {len(differences)} differences:\n" + "\n".join(differences),
@@ -78,6 +87,14 @@ def command(image: Path, as_json: bool) -> None:
             reason="ledger-differs",
             hint="rebuild the image from its lock; what comes out has to be these bytes",
         )
+
+
+def _print(ledger: Ledger, image: UnpackedImage, python: Sequence[PythonFile]) -> None:
+    console = output_console()
+    print_channels([_line(row) for row in ledger.rows], console=console)
+    found = find_telemetry(image, read_programs(image))
+    print_remarks("Packages that report home", telemetry_remarks(found, ledger), console=console)
+    print_remarks("Python that could use a network", python_remarks(python), console=console)
 
 
 def _load(image: Path) -> _Image:

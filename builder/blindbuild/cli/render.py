@@ -195,6 +195,15 @@ _STATES = {
 }
 
 
+def print_remarks(title: str, lines: Iterable[str], *, console: Console) -> None:
+    """Print lines that inform and decide nothing, if there are any."""
+    shown = list(lines)
+    if shown:
+        console.print(f"\n  [bold]{_plain(title)}[/] (informative)")
+    for line in shown:
+        console.print(f"  {_plain(line)}")
+
+
 def print_channels(rows: Sequence[ChannelLine], *, console: Console) -> None:
     """Print the ledger in the order given: state, number, identifier, claim, checks, and what was found."""
     for row in rows:
