@@ -1,0 +1,1 @@
+"""What one machine shows to whoever looks at it from outside."""
