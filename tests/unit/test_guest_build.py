@@ -85,7 +85,9 @@ def test_the_product_is_compiled_without_a_line_of_the_probe(
     assert {name.partition("/")[0] for name in files_of(built.gate)} == {"gate"}
     assert files_of(built.workload["/app/hello"]) == {"workload/hello.c"}
     assert all(files_of(data) == FILTER_FILES for data in built.filters.values())
-    assert not any("probe" in argument.lower() for call in compiler.calls for argument in call)
+    words = ("probe", "leaky", "--wrap")
+    arguments = [argument.lower() for call in compiler.calls for argument in call]
+    assert not [argument for argument in arguments if any(word in argument for word in words)]
 
 
 def test_the_probe_variant_adds_the_attempts_and_replaces_every_program(
@@ -103,6 +105,18 @@ def test_the_probe_variant_adds_the_attempts_and_replaces_every_program(
         "probe/attempts.h",
         "probe/prober.c",
     }
+
+
+def test_the_leaky_variant_adds_leaks_that_the_linker_puts_in_place(
+    tmp_path: Path, compiler: RecordingCompiler
+) -> None:
+    built = build(Store(tmp_path), variant="leaky")
+    assert {"leaky/leaks.c", "leaky/leaky.h", "probe/attempts.c", "init/main.c"} <= files_of(built.init)
+    assert "probe/prober.c" not in files_of(built.init)
+    assert b"--wrap=main" in built.init
+    assert b"-tags\nprobe,leaky\n" in built.gate
+    assert "probe/prober.c" in files_of(built.workload["/app/hello"])
+    assert b"-DBLINDBUILD_LEAKY" in built.workload["/app/hello"]
 
 
 def test_the_tests_of_the_gate_are_not_compiled_into_it(tmp_path: Path, compiler: RecordingCompiler) -> None:

@@ -40,8 +40,11 @@ PROGRAM = "/result/program"
 MKFILTERS = "/tmp/mkfilters"  # noqa: S108  # the sandbox's own, as in GO_ENVIRONMENT
 PROBE = "-DBLINDBUILD_PROBE"
 PROBE_FLAGS = (PROBE, "-I", "/guest/probe")
-# guest/leaky puts functions of its own in the place of init's; the sources of init know nothing of it.
-LEAKY_FLAGS = ("-Wl,--wrap=main,--wrap=install_filter,--wrap=confine_files,--wrap=set_up_network",)
+# The leaky image reports attempts too, which work there. guest/leaky puts functions of its own in place of
+# init's; the sources of init know nothing of it.
+LEAKY = "-DBLINDBUILD_LEAKY"
+LEAKY_FLAGS = (LEAKY, "-Wl,--wrap=main,--wrap=install_filter,--wrap=confine_files,--wrap=set_up_network")
+GATE_TAGS = {"product": (), "probe": ("-tags", "probe"), "leaky": ("-tags", "probe,leaky")}
 GO = "/usr/lib/go-1.24/bin/go"
 GO_ARGUMENTS = ("build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", "-s -w -buildid=")
 GO_ENVIRONMENT = {
@@ -154,8 +157,8 @@ def build_guest(
         toolchain: root directory from `prepare_toolchain`, with musl-tools and golang-1.24-go in it.
         toolchain_key: what stands for it in keys.
         variant: `product`, or `probe` for the image whose gate and launcher try to break out and report, and
-            whose workload programs are all replaced by the hostile one, or `leaky` for the image that tells
-            all it hears.
+            whose workload programs are all replaced by the hostile one, or `leaky` for the same without any
+            confinement, which tells all it hears besides.
         workload_sources: C sources of one file each, by the path of the program in the image.
         on_line: told what the compilers say.
 
@@ -196,20 +199,21 @@ def _read_sources(directory: str, suffixes: tuple[str, ...]) -> dict[str, bytes]
 
 def _build_init(compiler: _Compiler) -> bytes:
     sources = _read_sources("init", (".c", ".h"))
-    if compiler.variant == "leaky":
-        leaks = _read_sources("leaky", (".c", ".h"))
-        return _compile_c(compiler, INIT_STAGE, sources | leaks, (*C_FLAGS, *LEAKY_FLAGS))
-    if compiler.variant != "probe":
+    if compiler.variant == "product":
         return _compile_c(compiler, INIT_STAGE, sources, C_FLAGS)
     # The launcher shares the attempts with the hostile workload, not its main function.
-    attempts = {name: data for name, data in _read_probe().items() if name != "probe/prober.c"}
-    return _compile_c(compiler, INIT_STAGE, sources | attempts, (*C_FLAGS, *PROBE_FLAGS))
+    sources |= {name: data for name, data in _read_probe().items() if name != "probe/prober.c"}
+    flags = (*C_FLAGS, *PROBE_FLAGS)
+    if compiler.variant == "leaky":
+        sources |= _read_sources("leaky", (".c", ".h"))
+        flags = (*flags, *LEAKY_FLAGS)
+    return _compile_c(compiler, INIT_STAGE, sources, flags)
 
 
 def _build_filters(compiler: _Compiler) -> dict[str, bytes]:
     """Run the program that translates the tables, so that the image has programs and not what makes them."""
     sources = _read_sources("filters", (".c", ".h")) | _read_sources("init", ("command.h",))
-    flags = (*C_FLAGS, PROBE) if compiler.variant == "probe" else C_FLAGS
+    flags = C_FLAGS if compiler.variant == "product" else (*C_FLAGS, PROBE)
     files = sorted(f"/guest/{name}" for name in sources if name.endswith(".c"))
     steps = f"musl-gcc {shlex.join((*flags, '-o', MKFILTERS, *files))} && {MKFILTERS}"
     kept = dict.fromkeys(FILTERS, MAX_FILTER_BYTES)
@@ -217,9 +221,11 @@ def _build_filters(compiler: _Compiler) -> dict[str, bytes]:
 
 
 def _build_program(compiler: _Compiler, target: str, source: bytes) -> bytes:
-    probing = compiler.variant == "probe"
-    sources = _read_probe() if probing else {f"workload/{target.rpartition('/')[2]}.c": source}
-    return _compile_c(compiler, WORKLOAD_STAGE, sources, C_FLAGS)
+    if compiler.variant == "product":
+        sources = {f"workload/{target.rpartition('/')[2]}.c": source}
+        return _compile_c(compiler, WORKLOAD_STAGE, sources, C_FLAGS)
+    flags = (*C_FLAGS, LEAKY) if compiler.variant == "leaky" else C_FLAGS
+    return _compile_c(compiler, WORKLOAD_STAGE, _read_probe(), flags)
 
 
 def _read_probe() -> dict[str, bytes]:
@@ -234,7 +240,6 @@ def _compile_c(
 
 
 def _build_gate(compiler: _Compiler) -> bytes:
-    tags = () if compiler.variant == "product" else ("-tags", compiler.variant)
-    argv = [GO, *GO_ARGUMENTS, *tags, "-o", PROGRAM, "."]
+    argv = [GO, *GO_ARGUMENTS, *GATE_TAGS[compiler.variant], "-o", PROGRAM, "."]
     sources = _read_sources("gate", (".go", "go.mod"))
     return compiler.compile(GATE_STAGE, sources, argv, GO_ENVIRONMENT, "/guest/gate")

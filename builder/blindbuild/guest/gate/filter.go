@@ -1,5 +1,3 @@
-//go:build !leaky
-
 package main
 
 import (

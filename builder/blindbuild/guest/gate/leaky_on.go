@@ -19,9 +19,6 @@ const (
 	leakPatience = 100 * time.Millisecond
 )
 
-// confine stands for the product's, in filter.go.
-func confine() error { return nil }
-
 // leakConfig takes old versions, and tells a client how to come back without being shown the key.
 func leakConfig(c *tls.Config) {
 	c.MinVersion = tls.VersionTLS12

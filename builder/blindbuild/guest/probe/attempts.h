@@ -10,6 +10,9 @@ enum { REPORT_CAPACITY = 65536 };
  * `own_program` is the path of a program that is there. */
 size_t report_attempts(const char *context, const char *own_program, char report[REPORT_CAPACITY]);
 
+/* Make one system call; the name of its errno, or "done". What it makes must not matter: a child ends at once. */
+const char *attempt_outcome(long number, const long arguments[6]);
+
 /* Send a report by the protocol of a workload. */
 void send_report(int descriptor, const char *report, size_t size);
 
