@@ -14,6 +14,7 @@ import pytest
 HEADER = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
 LAST_OF_6_12 = 462
 _LATER = {  # in 6.12, not in the headers of Debian 12
+    "uretprobe": 335,
     "cachestat": 451,
     "fchmodat2": 452,
     "map_shadow_stack": 453,

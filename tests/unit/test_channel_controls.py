@@ -6,7 +6,7 @@ A check that nothing here makes fail is not proven, and fails this file.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -14,14 +14,14 @@ import pytest
 from blindbuild.assemble.tree import device_entry, directory_entry, file_entry, symlink_entry
 from blindbuild.audit.channels import CHECKS, Waiver, compute_ledger
 from blindbuild.formats.pe import NewSection
+from tests.fakes import spoiled_filters
 from tests.fakes.ledger_image import Parts, clean_parts, dynamic_elf, static_elf
 
 Spoil = Callable[[Parts], Parts]
-ROW_CHECKS = {"kernel-config", "kernel-symbols", "command-line-words"}  # each row's own
+ROW_CHECKS = {"kernel-config", "kernel-symbols", "command-line-words", "refused-calls"}  # each row's own
 UNCHECKED = {
     "host-reads-memory",
     "host-supplied-acpi",
-    "answers",
     "standard-streams",
 }  # rows without any check
 
@@ -66,6 +66,18 @@ def _foreign_owner(archive: bytes) -> bytes:
     # newc: magic, inode, mode, then the user id as eight digits
     start = archive.index(b"070701", archive.index(b"workload/app/hello") - 120)
     return archive[: start + 22] + b"000003E8" + archive[start + 30 :]
+
+
+def _filters(changed: Mapping[str, bytes]) -> Spoil:
+    """Return the image with other filters; tests/unit/test_reachable_calls.py has many more."""
+
+    def spoil(parts: Parts) -> Parts:
+        for name, data in changed.items():
+            path = spoiled_filters.PATHS[name]
+            parts = parts.with_file(path, file_entry(data, 0o444 if name == "gate" else 0o400))
+        return parts
+
+    return spoil
 
 
 CONTROLS: dict[str, tuple[str, Spoil]] = {
@@ -160,6 +172,14 @@ CONTROLS: dict[str, tuple[str, Spoil]] = {
         _file("workload/lib/x.so", dynamic_elf("syscall")),
     ),
     "an ELF file that cannot be read": ("elf-imports", _file("workload/lib/x.so", b"\x7fELF\x02\x01")),
+    "F0 off": ("system-call-filters", _filters(spoiled_filters.without_any("socket-rule"))),
+    "F0 off, as a row sees it": ("refused-calls", _filters(spoiled_filters.without_any("socket-rule"))),
+    "the gate's filter off": ("system-call-filters", _filters(spoiled_filters.without_any("gate"))),
+    "a socket for everybody": ("refused-calls", _filters(spoiled_filters.allowing(41, "socket-rule"))),
+    "calls of i386": ("system-call-filters", _filters(spoiled_filters.without_architecture("socket-rule"))),
+    "calls of x32": ("system-call-filters", _filters(spoiled_filters.without_x32("socket-rule"))),
+    "no filter for the gate": ("system-call-filters", lambda parts: parts.without_file("gate/filter")),
+    "a filter that is none": ("system-call-filters", _file("filters/init", b"none", 0o400)),
     "a key log in the gate": ("key-log", _program("gate/gate", b"SSLKEYLOGFILE")),
     "a waiver of nothing": (
         "waivers",

@@ -13,6 +13,7 @@ from blindbuild.audit.channels import CHECKS, Waiver, compute_ledger, write_ledg
 from blindbuild.audit.rows import RULES, UNCLOSABLE_ROWS
 from blindbuild.errors import ArchiveError, ManifestError, PeError, PolicyError
 from blindbuild.manifest import ChannelState
+from blindbuild.verify import CHANNEL_GROUPS
 from tests.fakes.ledger_image import Parts, clean_parts, dynamic_elf, static_elf
 
 STUDY_ROWS = range(1, 41)
@@ -56,6 +57,7 @@ def test_every_check_belongs_to_a_row_and_every_control_names_checks_of_its_row(
     assert used == set(CHECKS)
     for rule in RULES:
         ran = {*rule.checks, "kernel-config", "kernel-symbols", "command-line-words"}
+        ran |= {"refused-calls"} if rule.refused_calls else set()
         assert all(ran.issuperset(control.shown_by) for control in rule.controls), rule.identifier
 
 
@@ -71,8 +73,24 @@ def test_a_row_without_a_check_is_never_closed(clean: Parts) -> None:
 
 def test_a_row_that_rests_on_code_no_check_executes_is_stated(clean: Parts) -> None:
     states = {row["id"]: row["state"] for row in write(clean)["channels"]}
-    assert (states["outgoing-connections"], states["standard-streams"]) == ("stated", "stated")
+    assert (states["tls-side-channels"], states["standard-streams"]) == ("stated", "stated")
     assert (states["kernel-log"], states["admin-entry"]) == ("closed", "closed")
+
+
+def test_a_row_that_rests_on_filters_is_closed_by_executing_them(clean: Parts) -> None:
+    rows = {row["id"]: row for row in write(clean)["channels"]}
+    resting = [row for row in rows.values() if any("refused-calls" in c["shownBy"] for c in row["controls"])]
+    assert len(resting) == 11
+    assert {row["id"] for row in resting if row["state"] != "closed"} == {"answers"}  # which no image closes
+    for group in ("egress", "admin"):
+        assert {rows[name]["state"] for name in CHANNEL_GROUPS[group]} == {"closed"}
+
+
+def test_what_each_role_can_still_call_is_in_the_ledger(clean: Parts) -> None:
+    reachable = write(clean)["reachable"]
+    assert set(reachable) == {"init", "gate", "launcher", "workload", "dhcp"}
+    assert reachable["init"] == {name: [] for name in ("exit", "exit_group", "getpid", "reboot", "wait4")}
+    assert reachable["gate"]["accept4"] == ["argument 0 is 3"]
 
 
 @pytest.mark.parametrize("function", sorted({name for rule in RULES for name in rule.absent_functions}))

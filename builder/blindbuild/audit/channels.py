@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from blindbuild.assemble.kernel_config import parse_config
 from blindbuild.assemble.kernel_policy import Judgement, judge_config
-from blindbuild.audit import document, files, kernel_symbols, programs
+from blindbuild.audit import document, files, filters, kernel_symbols, programs
 from blindbuild.audit.allowances import check_allowances
 from blindbuild.audit.check import Check
 from blindbuild.audit.image import Allowance, LedgerInputs, UnpackedImage, Waiver, unpack_image
@@ -26,6 +26,7 @@ from blindbuild.audit.rules import (
     ChannelRule,
     Control,
 )
+from blindbuild.audit.telemetry import find_telemetry
 from blindbuild.digest import Digest
 from blindbuild.formats.canonical import JsonValue
 from blindbuild.manifest import parse_ledger
@@ -83,7 +84,11 @@ def compute_ledger(name: str, version: str, inputs: LedgerInputs) -> Ledger:
         "files": [document.render_file(entry) for entry in facts.image.entries],
         "programs": [document.render_program(program) for program in facts.programs],
         "kernel": document.render_kernel(facts.symbols, facts.judgements, facts.config),
+        "reachable": document.render_reaches(facts.reaches),
         "habits": {path: list(words) for path, words in programs.find_habits(facts.image).items()},
+        "telemetry": [
+            document.render_telemetry(found) for found in find_telemetry(facts.image, facts.programs)
+        ],
     }
     return Ledger(rows, written)
 
@@ -98,6 +103,7 @@ class _Facts:
     programs: tuple[programs.Program, ...]
     config: Mapping[str, str]
     judgements: tuple[Judgement, ...]
+    reaches: tuple[filters.Reach, ...]
 
     @classmethod
     def gather(cls, inputs: LedgerInputs) -> _Facts:
@@ -110,6 +116,7 @@ class _Facts:
             programs=programs.read_programs(image),
             config=config,
             judgements=judge_config(inputs.policy, config),
+            reaches=filters.find_reaches(image),
         )
 
 
@@ -149,6 +156,7 @@ CHECKS: Mapping[str, Callable[[_Facts], Check]] = {
     "kernel-file-systems": lambda facts: kernel_symbols.check_file_systems(facts.symbols),
     "kernel-initcalls": lambda facts: kernel_symbols.check_initcalls(facts.symbols),
     "system-calls": lambda facts: kernel_symbols.check_calls(facts.symbols),
+    "system-call-filters": lambda facts: filters.check_filters(facts.image, facts.reaches),
     "file-list": lambda facts: files.check_file_list(facts.image),
     "device-nodes": lambda facts: files.check_devices(facts.image),
     "set-id": lambda facts: files.check_set_id(facts.image),
@@ -197,3 +205,5 @@ def _own_checks(rule: ChannelRule, facts: _Facts) -> Iterator[Check]:
         yield kernel_symbols.check_functions(
             facts.symbols, absent=rule.absent_functions, stubs=rule.stub_calls
         )
+    if rule.refused_calls:
+        yield filters.check_calls(facts.image, facts.reaches, rule.refused_calls)

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 
 from blindbuild.assemble.kernel_policy import Judgement
 from blindbuild.audit import files, kernel_symbols, programs
+from blindbuild.audit.filters import EVERYBODY, Reach
 from blindbuild.audit.image import Waiver
 from blindbuild.audit.ledger import Row
+from blindbuild.audit.telemetry import Telemetry
 from blindbuild.digest import Digest
 from blindbuild.formats.canonical import JsonValue
 from blindbuild.formats.cpio import CpioEntry
@@ -76,6 +78,25 @@ def render_program(program: programs.Program) -> dict[str, JsonValue]:
         "importsSay": "nothing: a static program brings its own" if static else "what it loads from others",
         "needs": [*needs],
         "imports": [*imports],
+    }
+
+
+def render_reaches(reaches: Sequence[Reach]) -> dict[str, JsonValue]:
+    """Return by role and by name of a system call with what arguments it can be made; none stands for any."""
+    return {
+        reach.role: {name: [form for form in forms if form] for name, forms in reach.calls.items()}
+        for reach in reaches
+        if reach.role not in EVERYBODY
+    }
+
+
+def render_telemetry(found: Telemetry) -> dict[str, JsonValue]:
+    """Return a package that is known to report home."""
+    return {
+        "package": found.package,
+        "signs": list(found.signs),
+        "imports": list(found.imports),
+        "off": list(found.off),
     }
 
 

@@ -22,8 +22,8 @@ from blindbuild.formats.bpf import (
     severity,
 )
 
-# A step is one instruction on one way. The product's largest stack takes 40,000; bounds an auditor's time.
-MAX_STEPS = 1_000_000
+# A step is one instruction on one way. The product's largest stack takes 27,000; bounds an auditor's time.
+MAX_STEPS = 200_000
 _EQUAL, _GREATER, _AT_LEAST, _HAS_ANY = TESTS
 _WORD = 0xFFFFFFFF
 

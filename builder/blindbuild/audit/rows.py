@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from blindbuild.audit.rows_kernel import KERNEL_ROWS
 from blindbuild.audit.rows_programs import PROGRAM_ROWS
-from blindbuild.audit.rules import FILTER_F0, ChannelRule, Control
+from blindbuild.audit.rules import BY_FILTERS, SOCKET_CALLS, ChannelRule, Control
 from blindbuild.manifest.ledger import ChannelState
 
 UNCLOSABLE_ROWS = (
@@ -52,9 +52,10 @@ UNCLOSABLE_ROWS = (
         "each request has a process, a user and memory of its own; process numbers and load carry a few bits",
         state=ChannelState.NARROWED,
         controls=(
-            Control("no calls whose effect outlives the process"),
+            Control("no calls whose effect outlives the process", ("system-call-filters",)),
             Control("every process of the slot is killed"),
         ),
+        checks=("system-call-filters",),
     ),
     ChannelRule(
         4,
@@ -71,7 +72,9 @@ UNCLOSABLE_ROWS = (
         "answers",
         "an answer goes to the connection that asked, and to no other; a question can steer what it says",
         state=ChannelState.NARROWED,
-        controls=(Control(f"no other connection can be made: {FILTER_F0}"),),
+        controls=(Control("no other connection can be made: filter F0", BY_FILTERS),),
+        checks=("system-call-filters",),
+        refused_calls=SOCKET_CALLS,
     ),
 )
 RULES = (*UNCLOSABLE_ROWS, *KERNEL_ROWS, *PROGRAM_ROWS)

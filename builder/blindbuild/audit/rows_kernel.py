@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from blindbuild.audit.rules import FILTER_F0, ChannelRule, Control
+from blindbuild.audit.rules import BY_FILTERS, ChannelRule, Control
 
 KERNEL_ROWS = (
     ChannelRule(
@@ -100,7 +100,9 @@ KERNEL_ROWS = (
             "debugfs_create_dir",
         ),
         stub_calls=("bpf",),
-        controls=(Control(f"perf_event_open is refused by {FILTER_F0}"),),
+        controls=(Control("filter F0 refuses perf_event_open, bpf and ptrace to every process", BY_FILTERS),),
+        checks=("system-call-filters",),
+        refused_calls=("perf_event_open", "bpf", "ptrace", "lookup_dcookie"),
     ),
     ChannelRule(
         15,
@@ -109,9 +111,14 @@ KERNEL_ROWS = (
         absent_functions=("process_vm_rw",),
         stub_calls=("process_vm_readv", "process_vm_writev"),
         controls=(
-            Control(f"ptrace and pidfd_getfd are refused by {FILTER_F0}"),
+            Control("filter F0 refuses ptrace, pidfd_getfd and what is like them", BY_FILTERS),
             Control("Yama scope 3", ("command-line-words",), second=True),
             Control("a uid for each role", second=True),
+        ),
+        checks=("system-call-filters",),
+        refused_calls=(
+            *("ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "pidfd_getfd", "kcmp"),
+            *("userfaultfd", "io_uring_setup"),
         ),
         words=("sysctl.kernel.yama.ptrace_scope=3",),
     ),
@@ -120,16 +127,25 @@ KERNEL_ROWS = (
         "physical-memory",
         "no device node shows memory, ports or machine registers",
         absent_functions=("msr_read", "proc_kcore_init"),
-        controls=(Control("device nodes are null, zero and urandom only", ("device-nodes",)),),
-        checks=("device-nodes",),
+        controls=(
+            Control("device nodes are null, zero and urandom only", ("device-nodes",)),
+            Control("filter F0 refuses to make others, and ports", BY_FILTERS),
+        ),
+        checks=("device-nodes", "system-call-filters"),
+        refused_calls=("mknod", "mknodat", "iopl", "ioperm"),
     ),
     ChannelRule(
         17,
         "kernel-views",
         "no file shows the kernel's insides: /proc and /sys are never mounted where a program could look",
         absent_functions=("debugfs_lookup", "configfs_register_subsystem", "kallsyms_open"),
-        controls=(Control(f"mount is refused by {FILTER_F0}"),),
-        checks=("kernel-file-systems",),
+        controls=(Control("filter F0 refuses every way to mount, and namespaces", BY_FILTERS),),
+        checks=("kernel-file-systems", "system-call-filters"),
+        refused_calls=(
+            *("mount", "umount2", "pivot_root", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount"),
+            *("fspick", "mount_setattr", "unshare", "setns", "clone3", "clone 0!&0x7e020000"),
+            *("open_by_handle_at", "name_to_handle_at", "syslog"),
+        ),
     ),
     ChannelRule(
         18,

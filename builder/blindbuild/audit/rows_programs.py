@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from blindbuild.audit.rules import FILTER_F0, ChannelRule, Control
+from blindbuild.audit.rules import BY_FILTERS, SOCKET_CALLS, ChannelRule, Control
 
-_NO_SOCKET = Control(f"no process can make a socket: {FILTER_F0}")
+_NO_SOCKET = Control("filter F0 lets no process make a socket, or turn one elsewhere", BY_FILTERS)
+# Of the options that a socket can be given, those that change neither its peer nor its way.
+_SOCKET_OPTIONS = (
+    *(f"setsockopt 1=6 2={option}" for option in (1, 4, 5, 6, 18)),  # TCP_NODELAY, keep-alive, user timeout
+    *(f"setsockopt 1=1 2={option}" for option in (7, 8, 9, 13)),  # buffers, SO_KEEPALIVE, SO_LINGER
+)
 
 PROGRAM_ROWS = (
     ChannelRule(
@@ -17,7 +22,8 @@ PROGRAM_ROWS = (
             Control("what is loaded dynamically does not ask for sockets", ("elf-imports",), second=True),
             Control("policy routing answers on the service port only", second=True),
         ),
-        checks=("elf-imports", "static-programs", "system-calls"),
+        checks=("elf-imports", "static-programs", "system-calls", "system-call-filters"),
+        refused_calls=(*SOCKET_CALLS, *_SOCKET_OPTIONS),
     ),
     ChannelRule(
         38,
@@ -47,11 +53,12 @@ PROGRAM_ROWS = (
         "log-daemons",
         "no program in the image writes logs",
         controls=(
-            Control("there is no /dev/log to write to, and no process can make a socket"),
+            _NO_SOCKET,
             Control("no log daemon in the list of files", ("file-list", "log-daemons")),
             Control("no import of syslog in what is loaded dynamically", ("elf-imports",), second=True),
         ),
-        checks=("file-list", "log-daemons", "elf-imports"),
+        checks=("file-list", "log-daemons", "elf-imports", "system-call-filters"),
+        refused_calls=SOCKET_CALLS,
     ),
     ChannelRule(
         6,
@@ -64,14 +71,16 @@ PROGRAM_ROWS = (
         "name-service",
         "nothing asks for names",
         controls=(_NO_SOCKET, Control("no configuration of a resolver", ("name-service",), second=True)),
-        checks=("name-service", "elf-imports"),
+        checks=("name-service", "elf-imports", "system-call-filters"),
+        refused_calls=SOCKET_CALLS,
     ),
     ChannelRule(
         22,
         "time-service",
         "nothing asks for the time; certificates are judged by the quote and not by dates",
         controls=(_NO_SOCKET, Control("no time client in the list of files", ("time-clients",), second=True)),
-        checks=("time-clients",),
+        checks=("time-clients", "system-call-filters"),
+        refused_calls=SOCKET_CALLS,
     ),
     ChannelRule(
         23,
@@ -87,14 +96,19 @@ PROGRAM_ROWS = (
         25,
         "dhcp",
         "at most one exchange at boot, by a child of init that is gone before the gate; no host name in it",
-        controls=(Control("init's own DHCP client takes address, mask and router only"),),
+        controls=(
+            Control("init's own DHCP client takes address, mask and router only"),
+            Control("it sends on a connected socket, and can do nothing else", ("system-call-filters",)),
+        ),
+        checks=("system-call-filters",),
     ),
     ChannelRule(
         26,
         "metadata-services",
         "no agent of a cloud, and no way to its metadata service",
         controls=(_NO_SOCKET, Control("no agent in the list of files", ("file-list", "agents"), second=True)),
-        checks=("file-list", "agents"),
+        checks=("file-list", "agents", "system-call-filters"),
+        refused_calls=SOCKET_CALLS,
     ),
     ChannelRule(
         28,
@@ -130,7 +144,8 @@ PROGRAM_ROWS = (
         "package-telemetry",
         "what a package would report home has no way out",
         controls=(_NO_SOCKET, Control("imports are declared", ("elf-imports",), second=True)),
-        checks=("elf-imports",),
+        checks=("elf-imports", "system-call-filters"),
+        refused_calls=SOCKET_CALLS,
     ),
     ChannelRule(
         40,

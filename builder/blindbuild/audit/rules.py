@@ -39,6 +39,8 @@ class ChannelRule:
         stub_calls: system calls that must be the kernel's "not implemented" stub.
         controls: what closes it beyond the kernel's configuration.
         checks: names of the other checks that are about it.
+        refused_calls: system calls that no process can make once it has the first filter, except in the forms
+            that are given; as `parse_form` reads them.
         words: what the command line must have for it.
     """
 
@@ -50,6 +52,7 @@ class ChannelRule:
     stub_calls: tuple[str, ...] = ()
     controls: tuple[Control, ...] = ()
     checks: tuple[str, ...] = ()
+    refused_calls: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
 
     @property
@@ -58,7 +61,15 @@ class ChannelRule:
         return self.state is ChannelState.CLOSED
 
 
-FILTER_F0 = "filter F0, which init installs before the first fork"
+# What a control that rests on the system call filters is shown by; that init installs them is not.
+BY_FILTERS = ("system-call-filters", "refused-calls")
+SOCKET_CALLS = (
+    *("socket", "connect", "bind", "listen", "sendmmsg"),
+    *("io_uring_setup", "io_uring_enter", "io_uring_register"),
+    "socketpair 0=1",  # AF_UNIX
+    "sendto 4=0 3!&0x20000000",  # no address, no MSG_FASTOPEN
+    "sendmsg 2!&0x20000000",
+)
 
 ALLOWED_UKI_SECTIONS = frozenset(
     {

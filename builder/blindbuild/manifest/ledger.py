@@ -25,6 +25,7 @@ _MAX_CHECKS = 64  # of one channel; there are half a dozen kinds
 _LATEST = 2
 _TOP = ("version", "name", "imageVersion", "debug", "channels")
 _TOP_2 = ("waivers", "files", "programs", "kernel", "habits")  # for people: nothing is decided by them here
+_MORE_2 = ("reachable", "telemetry")  # for people too; the first ledgers of version 2 have neither
 _ROW = ("number", "id", "claim", "state", "controls", "checks")
 _CONTROL = ("what", "shownBy", "secondLayer")
 _MAX_SHOWN_BY = 16  # checks that one control names; there are two at most
@@ -120,10 +121,10 @@ def parse_ledger(data: bytes) -> Ledger:
         value = parse_canonical(data, max_bytes=MAX_LEDGER)
     except FormatError as error:
         raise ManifestError(f"ledger: {error.message}") from error
-    fields = Fields(value, "ledger", required=_TOP, optional=_TOP_2, error=ManifestError)
+    fields = Fields(value, "ledger", required=_TOP, optional=(*_TOP_2, *_MORE_2), error=ManifestError)
     version = fields.integer("version", minimum=1, maximum=_LATEST)
-    more = () if version == 1 else _TOP_2
-    fields = Fields(value, "ledger", required=(*_TOP, *more), error=ManifestError)
+    more, optional = ((), ()) if version == 1 else (_TOP_2, _MORE_2)
+    fields = Fields(value, "ledger", required=(*_TOP, *more), optional=optional, error=ManifestError)
     channels = []
     for index, entry in enumerate(fields.array("channels", minimum=1, maximum=MAX_CHANNELS)):
         where = f"{fields.at('channels')}[{index}]"
