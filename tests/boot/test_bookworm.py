@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from blindbuild.digest import HashAlgorithm
-from blindbuild.machine.attack import ATTACKS, AttackInputs, BootAttack
+from blindbuild.machine.attack import ATTACKS
+from blindbuild.machine.attack_model import AttackInputs, BootAttack
 from blindbuild.machine.machine import Machine
 from tests.boot.lab import ROOT, Lab
 

@@ -21,7 +21,7 @@ from blindbuild.formats.authenticode import authenticode_digests
 from blindbuild.formats.gpt import parse_gpt
 from blindbuild.host.process import run
 from blindbuild.machine.accelerator import QEMU
-from blindbuild.machine.attack import flip_byte
+from blindbuild.machine.attack_disk import flip_byte
 from blindbuild.machine.config import DirectBoot
 from blindbuild.machine.machine import Machine
 from blindbuild.machine.transcript import Extend, read_extends, replay_extends

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from blindbuild.cli.attacking import ALL, play_on_image, show_report
 from blindbuild.cli.booting import DEFAULT_MEMORY_MIB, BootOptions, booted, configure_machine
 from blindbuild.cli.options import json_option, print_json, user_store
 from blindbuild.cli.render import TerminalReporter
@@ -14,13 +15,10 @@ from blindbuild.errors import UsageError
 from blindbuild.host.files import temporary_directory
 from blindbuild.host.reporter import Reporter
 from blindbuild.machine.accelerator import Preference
-from blindbuild.machine.attack import ATTACKS, AttackInputs, BootAttack, find_attack
+from blindbuild.machine.attack import ATTACKS, find_attack
+from blindbuild.machine.attack_model import AttackInputs, BootAttack
 from blindbuild.machine.config import MachineConfig
 
-# "other-kernel" needs another image, which a person can simply run
-PLAYABLE = [
-    name for name, attack in ATTACKS.items() if isinstance(attack, BootAttack) and name != "other-kernel"
-]
 WAIT_S = 3600.0 * 24 * 365
 
 
@@ -38,7 +36,18 @@ WAIT_S = 3600.0 * 24 * 365
     help="MiB of RAM.",
 )
 @click.option("--accelerator", default="auto", type=click.Choice(["auto", "kvm", "tcg"]), show_default=True)
-@click.option("--attack", type=click.Choice(PLAYABLE), help="Play the operator: attack the boot.")
+@click.option(
+    "--attack",
+    type=click.Choice([ALL, *ATTACKS]),
+    metavar="NAME|all",
+    help="Play the operator, judge what comes of it, and end: docs/attacks.md lists the names.",
+)
+@click.option("--stay", is_flag=True, help="With an attack on the boot: leave the machine to your client.")
+@click.option(
+    "--hostile",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The recipe's probe image, for the attack from inside.",
+)
 @click.option("--smbios", multiple=True, metavar="TEXT", help="Play the operator: an SMBIOS type 11 string.")
 @click.option(
     "--state", type=click.Path(file_okay=False, path_type=Path), help="Keep logs, capture and TPM state here."
@@ -50,6 +59,8 @@ def command(
     memory: int,
     accelerator: Preference,
     attack: str | None,
+    stay: bool,
+    hostile: Path | None,
     smbios: tuple[str, ...],
     state: Path | None,
     as_json: bool,
@@ -59,10 +70,24 @@ def command(
     Runs until the guest powers off or you press Ctrl-C; then nothing of it is left. The TPM is endorsed by an
     authority of your own (for `trust --test-tpm-root`): good for tests, proof of nothing to others.
 
-    Example: blindbuild run images/hello/1.0.0 --port 8443
+    With --attack it plays the operator instead, has a client judge each attack by IMAGE's own statement, and
+    ends: with exit code 0 only if every attack ended as it must, which for some is that it succeeds here.
+
+    Example: blindbuild run images/hello/1.0.0 --port 8443; blindbuild run images/hello/1.0.0 --attack all
     """
     options = BootOptions(memory_mib=memory, port=port, accelerator=accelerator, smbios=smbios, state=state)
     config = configure_machine(image, store=user_store(), options=options)
+    if attack is None or stay:
+        _run(config, attack, as_json=as_json)
+        return
+    inside = None if hostile is None else configure_machine(hostile, store=user_store(), options=options)
+    with TerminalReporter() as reporter:
+        report = play_on_image(image, attack, config=config, hostile=inside, reporter=reporter)
+    show_report(report, as_json=as_json)
+
+
+def _run(config: MachineConfig, attack: str | None, *, as_json: bool) -> None:
+    """Boot until the guest or the user ends it."""
     with contextlib.ExitStack() as stack:
         reporter = stack.enter_context(TerminalReporter())
         if attack is not None:
@@ -81,8 +106,8 @@ def command(
 
 
 def _attacked(name: str, config: MachineConfig, directory: Path, reporter: Reporter) -> MachineConfig:
-    attack = find_attack(name)
+    attack = None if name == ALL else find_attack(name)
     if not isinstance(attack, BootAttack):
-        raise UsageError(f"{name} is no attack on a boot")
+        raise UsageError(f"--stay: expected an attack on the boot, got {name}")
     reporter.note(f"the operator {attack.summary}; expected: {attack.outcome.value}")
     return attack.apply(config, AttackInputs(directory))

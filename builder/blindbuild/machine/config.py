@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
@@ -64,6 +66,9 @@ class MachineConfig:
         link_socket: where a program at the same Ethernet link listens (AF_UNIX datagrams, one frame each); it
             sees every frame and may send any. QEMU's own end is `MachineFiles.link_socket`.
         more_devices: further arguments of QEMU, for bait and for attacks.
+        clock: the date and time that the machine's clock shows at power-on, UTC; the true one if None.
+        tpm_between: given the control socket of the TPM, returns the one that QEMU is to use instead: a
+            program of the operator's between the two.
         state_dir: where logs, capture, TPM and flash stay; a temporary place that goes away if None.
     """
 
@@ -86,6 +91,8 @@ class MachineConfig:
     secure_flash: bool = False
     link_socket: Path | None = None
     more_devices: tuple[str, ...] = ()
+    clock: datetime | None = None
+    tpm_between: Callable[[Path], Path] | None = None
     state_dir: Path | None = None
 
     def __post_init__(self) -> None:

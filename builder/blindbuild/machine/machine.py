@@ -247,8 +247,9 @@ class Machine:
         placed = place_firmware(
             Firmware(self.config.firmware_code, self.config.firmware_vars), files.directory
         )
-        now = datetime.now(UTC).replace(microsecond=0)
+        now = (self.config.clock or datetime.now(UTC)).astimezone(UTC).replace(microsecond=0)
         self._clock_base = int(now.timestamp())
+        between = self.config.tpm_between
         arguments = qemu_arguments(
             self.config,
             accelerator,
@@ -256,6 +257,7 @@ class Machine:
             firmware_code=placed.code,
             firmware_variables=placed.variables,
             clock=now.strftime("%Y-%m-%dT%H:%M:%S"),
+            tpm_socket=None if between is None else between(files.tpm_socket),
         )
         with contextlib.ExitStack() as listeners:
             monitor = listeners.enter_context(listen_at(files.monitor_socket))

@@ -81,6 +81,7 @@ def qemu_arguments(
     firmware_code: Path,
     firmware_variables: Path,
     clock: str,
+    tpm_socket: Path | None = None,
 ) -> list[str]:
     """Return QEMU's arguments, without its name.
 
@@ -91,6 +92,7 @@ def qemu_arguments(
         firmware_code: the flash image with code; never written.
         firmware_variables: the flash image with variables; written.
         clock: the date and time the machine starts with, `YYYY-MM-DDTHH:MM:SS`, UTC.
+        tpm_socket: what speaks as the TPM's control channel, if it is not the TPM itself.
     """
     return [
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"),
@@ -105,7 +107,7 @@ def qemu_arguments(
         *_disk(config),
         *_direct_boot(config.direct),
         *_network(config, files),
-        *("-chardev", f"socket,id=tpm,path={_quote(files.tpm_socket)}"),
+        *("-chardev", f"socket,id=tpm,path={_quote(tpm_socket or files.tpm_socket)}"),
         *("-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"),
         *(
             "-chardev",

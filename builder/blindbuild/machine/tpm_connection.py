@@ -79,6 +79,11 @@ class TpmConnection:
         self._data.close()
         self._control.close()
 
+    @property
+    def control(self) -> socket.socket:
+        """The control channel, for a program that passes on what another one says there."""
+        return self._control
+
     def power_on(self) -> None:
         """Reset the TPM as a power cycle does, then TPM2_Startup(CLEAR)."""
         self._control.sendall(struct.pack(">II", _CONTROL_INIT, 0))
@@ -140,16 +145,23 @@ class TpmConnection:
                 break
         raise MachineError(f"TPM command 0x{code:x}: response code 0x{result:x}")
 
-    def _exchange(self, command: bytes) -> tuple[int, bytes]:
-        """Send one command; return the response code and what follows the response header."""
+    def transmit(self, command: bytes) -> bytes:
+        """Send one command as it is; return the whole response, whatever it says."""
         try:
             self._data.sendall(command)
         except OSError as error:
             raise MachineError("the software TPM closed its connection") from error
-        _, size, result = _HEADER.unpack(self._receive(self._data, _HEADER.size))
+        header = self._receive(self._data, _HEADER.size)
+        _, size, _ = _HEADER.unpack(header)
         if not _HEADER.size <= size <= MAX_RESPONSE_BYTES:
             raise MachineError(f"the software TPM sent a response of {size} bytes")
-        return result, self._receive(self._data, size - _HEADER.size)
+        return header + self._receive(self._data, size - _HEADER.size)
+
+    def _exchange(self, command: bytes) -> tuple[int, bytes]:
+        """Send one command; return the response code and what follows the response header."""
+        response = self.transmit(command)
+        _, _, result = _HEADER.unpack_from(response)
+        return result, response[_HEADER.size :]
 
     def _read_some(
         self, algorithm: HashAlgorithm, registers: frozenset[int]
