@@ -19,6 +19,7 @@ from blindbuild.errors import ChannelError
 TIMEOUT_S = 30.0  # for connecting, and for each wait after it
 MAX_ANSWER_S = 120.0  # for a whole answer: a server that drips bytes does not hold the client for ever
 _CHUNK = 1 << 16
+_GZIP_OVERHEAD = 1 << 10  # bytes that compression may add to what does not compress
 _GZIP = 16 + zlib.MAX_WBITS  # zlib's number for the gzip format
 _NOT_THERE = (404, 410)
 
@@ -91,7 +92,8 @@ def _ask(request: urllib.request.Request, limit_bytes: int) -> Answer:
         except urllib.error.HTTPError as error:
             response = error
         with response:
-            body = _read(url, response, limit_bytes)
+            coded = "Content-Encoding" in response.headers
+            body = _read(url, response, limit_bytes + (_GZIP_OVERHEAD if coded else 0))
             kind = response.headers.get_content_type()
             return Answer(int(response.status), kind, _decode(url, response.headers, body, limit_bytes))
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -115,7 +117,7 @@ def _read(url: str, response: IO[bytes], limit_bytes: int) -> bytes:
 def _decode(url: str, headers: Message, body: bytes, limit_bytes: int) -> bytes:
     # tlog-tiles, "Log entries": a log may compress entries without being asked
     coding = headers.get("Content-Encoding", "identity").lower()
-    if coding == "identity":
+    if coding == "identity" and len(body) <= limit_bytes:
         return body
     if coding != "gzip":
         raise ChannelError(f"{url}: expected gzip or no compression, got {coding[:40]!r}")
