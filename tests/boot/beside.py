@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from blindbuild.assemble.disk import BOOT_PATH
 from blindbuild.cli.booting import READY_TIMEOUT_S
@@ -19,9 +19,9 @@ from blindbuild.formats.efivars import (
     pack_load_option,
     set_variables,
 )
-from blindbuild.formats.fat import SECTOR
 from blindbuild.formats.pe import NewSection, append_sections
-from blindbuild.host.process import Tool, run
+from blindbuild.machine import attack_disk
+from blindbuild.machine.attack_disk import UKI_DIRECTORY
 from blindbuild.machine.config import MachineConfig
 from blindbuild.machine.machine import Machine
 from blindbuild.machine.transcript import Extend, read_extends
@@ -30,13 +30,8 @@ from blindbuild.measure.pcr05 import EXIT_SUCCESS
 from blindbuild.measure.stub_inputs import Addon, StubInputs
 from tests.fakes.pe_image import FakeSection, make_pe
 
-UKI_DIRECTORY = f"{BOOT_PATH}.extra.d"  # systemd src/boot/util.c, get_extra_dir
-FREE_BYTES = 4 << 20  # besides the files, for the file system itself
-
-_MFORMAT, _MMD, _MCOPY = (Tool(name, "mtools") for name in ("mformat", "mmd", "mcopy"))
 _POLL_S = 0.5  # reading the transcript takes a good part of it
 _NUMBER = 0x0B1D  # of the boot option: any
-_SECTORS_PER_TRACK, _HEADS = 32, 64  # of no meaning to anybody who reads it
 
 
 def files_beside(inputs: StubInputs) -> dict[str, bytes]:
@@ -54,16 +49,8 @@ def files_beside(inputs: StubInputs) -> dict[str, bytes]:
 
 
 def write_disk(path: Path, uki: bytes, files: Mapping[str, bytes]) -> None:
-    """Write an unpartitioned FAT file system with the boot image and files of long names."""
-    content = {BOOT_PATH: uki, **files}
-    size = FREE_BYTES + sum(len(data) for data in content.values())
-    sectors = size // SECTOR // (_SECTORS_PER_TRACK * _HEADS) + 1
-    geometry = ["-h", str(_HEADS), "-s", str(_SECTORS_PER_TRACK), "-t", str(sectors)]
-    run(_MFORMAT, ["-C", "-i", str(path), *geometry, "::"])
-    folders = sorted({str(parent) for name in content for parent in PurePosixPath(name).parents} - {"."})
-    run(_MMD, ["-i", str(path), *(f"::{folder}" for folder in folders)])
-    for name, data in content.items():
-        run(_MCOPY, ["-i", str(path), "-", f"::{name}"], stdin=data)
+    """Write an unpartitioned FAT file system with the boot image and files of long names, by mtools."""
+    attack_disk.write_disk(path, {BOOT_PATH: uki, **files})
 
 
 def make_addon(name: str, *sections: tuple[str, bytes], everywhere: bool = False) -> Addon:
