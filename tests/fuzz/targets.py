@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import BlindbuildError
+from blindbuild.formats.amd_certificate import read_endorsed_key
 from blindbuild.formats.ar import read_ar
 from blindbuild.formats.canonical import parse_canonical, parse_json
 from blindbuild.formats.cbor import decode_cbor
@@ -31,6 +32,7 @@ from blindbuild.formats.cel import (
     write_cel_tlv,
 )
 from blindbuild.formats.certificate import parse_certificate, read_endorsement_profile
+from blindbuild.formats.certificate_chain import parse_pem_chain
 from blindbuild.formats.cose import parse_sign1, sign_sign1
 from blindbuild.formats.cpio import CpioEntry, read_newc, write_newc
 from blindbuild.formats.deb import read_deb
@@ -50,10 +52,13 @@ from blindbuild.formats.fat import read_fat, write_fat
 from blindbuild.formats.firmware_volume import find_dxe_volume
 from blindbuild.formats.gpt import parse_gpt, write_gpt_disk
 from blindbuild.formats.image_signature import read_signatures
+from blindbuild.formats.intel_certificate import read_platform_tcb
+from blindbuild.formats.nitro_document import parse_nitro_document
 from blindbuild.formats.ovmf import read_footer_table, read_sev_metadata, read_tdx_metadata
 from blindbuild.formats.pcap import parse_pcap
 from blindbuild.formats.pe_image import read_pe
 from blindbuild.formats.siglist import parse_signature_lists, write_signature_lists, x509_list
+from blindbuild.formats.snp_report import parse_snp_report, read_tcb
 from blindbuild.formats.source import BytesSource
 from blindbuild.formats.tcgevent import parse_variable_data
 from blindbuild.formats.tcglog import (
@@ -65,9 +70,12 @@ from blindbuild.formats.tcglog import (
     parse_event_log,
     replay,
 )
+from blindbuild.formats.tdx_collateral import parse_qe_identity, parse_tcb_info, split_signed
+from blindbuild.formats.tdx_quote import parse_tdx_quote, trim_quote
 from blindbuild.formats.tpm2 import parse_quote, parse_signature
 from blindbuild.formats.tpmkey import parse_public
 from blindbuild.manifest import parse_ledger, parse_statement, parse_trust
+from blindbuild.manifest.platform_roots import parse_platform_roots
 from blindbuild.measure.command_line import decode_command_line
 from blindbuild.measure.secure_boot import SecureBootState, find_authority
 from blindbuild.measure.snp import SnpLaunch, predict_sev_launch, predict_snp_launch
@@ -79,10 +87,13 @@ from blindbuild.verify import parse_session, session_bytes
 from blindbuild.verify.explain import describe_event, explain_logs
 from tests.fakes.channels import closed_ledger, ledger_bytes
 from tests.fakes.deb import make_ar, make_deb, make_tar, tar_file
+from tests.fakes.nitro_enclave import document, fields, hypervisor
 from tests.fakes.ovmf_image import OvmfImage
 from tests.fakes.pe_image import FakeSection, make_pe
-from tests.fakes.published import Event, honest_boot, log_bytes, variable
+from tests.fakes.published import NOW, Event, honest_boot, log_bytes, variable
 from tests.fakes.secure_boot import make_key
+from tests.fakes.snp_machine import SnpMachine, Versions, roots_file, snp_product
+from tests.fakes.tdx_platform import answer, intel, qe_identity, quote, tcb_info, td_report
 from tests.fakes.variable_store import empty_store
 from tests.fakes.world import authority, publisher, session, tpm
 from tests.unit.test_firmware_volume import flash, guided, pack, section, volume
@@ -181,6 +192,21 @@ def _read_key_uri(data: bytes) -> None:
 
 def _read_certificate(data: bytes) -> None:
     read_endorsement_profile(parse_certificate(data))
+
+
+def _read_report(data: bytes) -> None:
+    for tcb in parse_snp_report(data).tcbs.values():
+        read_tcb(tcb, with_fmc=False)
+
+
+def _read_quote(data: bytes) -> None:
+    parse_tdx_quote(trim_quote(data))
+
+
+def _read_collateral(data: bytes) -> None:
+    name = "tcbInfo" if data.startswith(b'{"tcbInfo"') else "enclaveIdentity"
+    raw = split_signed(data, name).raw
+    parse_tcb_info(raw) if name == "tcbInfo" else parse_qe_identity(raw)
 
 
 def _logs() -> list[bytes]:
@@ -299,6 +325,27 @@ def _ukis() -> list[bytes]:
     return [make_pe(sections), make_pe([FakeSection(b".cmdline", b"more"), FakeSection(b".ucode", b"u")])]
 
 
+def _reports() -> list[bytes]:
+    machine = SnpMachine()
+    turin = machine.but(product="Turin", version=5, cpu=b"\x1a\x02\x01", versions=Versions(fmc=1))
+    return [machine.but(version=2).report(), machine.report(), turin.report()]
+
+
+def _tdx_quotes() -> list[bytes]:
+    later = quote(td_report(bytes(64), later=True), version=5)
+    return [quote(td_report(bytes(64))), later, later + bytes(64)]
+
+
+def _collaterals() -> list[bytes]:
+    return [answer("tcbInfo", tcb_info()), answer("enclaveIdentity", qe_identity())]
+
+
+def _roots_files() -> list[bytes]:
+    tdx = {"roots": [intel().root.pem], "acceptedTcbStatus": ["UpToDate"]}
+    nitro = {"roots": [hypervisor().root.pem], "maximumAgeSeconds": 60}
+    return [roots_file(sevSnp={"products": [snp_product()], "allowSmt": True}, tdx=tdx, nitroEnclaves=nitro)]
+
+
 def _key_uris() -> list[bytes]:
     return [b"pkcs11:token=a%20b;object=c;id=%01?module-path=/m&pin-value=1234"]
 
@@ -345,4 +392,24 @@ TARGETS = (
     Target("signature", parse_signature, _signatures),
     Target("public", parse_public, _publics),
     Target("certificate", _read_certificate, _certificates),
+    Target(
+        "amd-certificate",
+        lambda data: read_endorsed_key(parse_certificate(data)),
+        lambda: [SnpMachine().certificate(), SnpMachine(loaded=True).certificate()],
+    ),
+    Target(
+        "intel-certificate",
+        lambda data: read_platform_tcb(parse_certificate(data)),
+        lambda: [intel().platform_certificate()],
+    ),
+    Target(
+        "pem-chain",
+        lambda data: parse_pem_chain(data.decode("latin-1")),
+        lambda: [intel().chain().encode()],
+    ),
+    Target("snp-report", _read_report, _reports),
+    Target("tdx-quote", _read_quote, _tdx_quotes),
+    Target("tdx-collateral", _read_collateral, _collaterals),
+    Target("nitro-document", parse_nitro_document, lambda: [document(fields(NOW, bytes(32)))]),
+    Target("platform-roots", parse_platform_roots, _roots_files),
 )
