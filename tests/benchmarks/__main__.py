@@ -19,6 +19,7 @@ from blindbuild.cli.booting import READY_TIMEOUT_S, gate_answers
 from blindbuild.errors import MachineError
 from blindbuild.machine.machine import Machine
 from blindbuild.verify import Policy, RecordedSession, appraise, session_bytes
+from tests.benchmarks.ledger import bench_ledger
 from tests.benchmarks.measure import bench_measure
 from tests.boot.lab import ROOT, ROUTE, Lab
 
@@ -165,6 +166,7 @@ def main() -> None:
         lab = Lab(place)
         bench_builds(lab, place)
         image = lab.build()
+        bench_ledger(say, best_of, image)
         say("boot image (UKI)", f"{(image / 'hello.efi').stat().st_size / 1e6:.2f} MB", "8 MB")
         with lab.running(lab.machine(image)) as machine:
             bench_verification(lab, image, machine, place)
