@@ -16,10 +16,12 @@ from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from blindbuild.audit.filter_paths import find_ways
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import BlindbuildError
 from blindbuild.formats.amd_certificate import read_endorsed_key
 from blindbuild.formats.ar import read_ar
+from blindbuild.formats.bpf import SystemCall, parse_filter, run_filter
 from blindbuild.formats.canonical import parse_canonical, parse_json
 from blindbuild.formats.cbor import decode_cbor
 from blindbuild.formats.ccel import CcEventLog, parse_cc_event_log, replay_cc, write_cc_event_log
@@ -346,6 +348,33 @@ def _roots_files() -> list[bytes]:
     return [roots_file(sevSnp={"products": [snp_product()], "allowSmt": True}, tdx=tdx, nitroEnclaves=nitro)]
 
 
+def _run_filter(data: bytes) -> None:
+    program = parse_filter(data)
+    run_filter(program, SystemCall(1, (2, 3)))
+    if len(program) <= 16:  # of more the ways may be many
+        find_ways([program])
+
+
+def _filters() -> list[bytes]:
+    steps = [(0x20, 0, 0, 4), (0x15, 1, 0, 0xC000003E), (0x06, 0, 0, 1 << 31), (0x20, 0, 0, 0)]
+    steps += [
+        (0x15, 0, 3, 41),
+        (0x20, 0, 0, 16),
+        (0x45, 0, 1, 6),
+        (0x06, 0, 0, 0x50001),
+        (0x06, 0, 0, 0x7FFF0000),
+    ]
+    computing = [
+        (0x01, 0, 0, 3),
+        (0x03, 0, 0, 2),
+        (0x60, 0, 0, 2),
+        (0x3C, 0, 0, 0),
+        (0x05, 0, 0, 0),
+        (0x16, 0, 0, 0),
+    ]
+    return [b"".join(struct.pack("<HBBI", *step) for step in program) for program in (steps, computing)]
+
+
 def _key_uris() -> list[bytes]:
     return [b"pkcs11:token=a%20b;object=c;id=%01?module-path=/m&pin-value=1234"]
 
@@ -378,6 +407,7 @@ TARGETS = (
     Target("variables", read_variables, lambda: [empty_store()]),
     Target("ar", read_ar, lambda: [make_ar({"x": b"y"})]),
     Target("deb", read_deb, _debs),
+    Target("bpf", _run_filter, _filters),
     Target("cpio", read_newc, _archives),
     Target("fat", read_fat, lambda: [write_fat({"A/B": b"x"}, volume_id=1, label="X")]),
     Target("pcap", parse_pcap, _captures),

@@ -180,7 +180,7 @@ def test_the_kernel_s_answers_are_the_ones_that_are_computed_here() -> None:
         answered += 1
         distinct.update(ours)
         assert errnos(data, calls) == [min(answer & 0xFFFF, MAX_ERRNO) for answer in ours], data.hex()
-    assert len(distinct) > 100
+    assert len(distinct) > 40
 
 
 def test_a_division_by_zero_ends_the_process() -> None:
