@@ -62,14 +62,14 @@ class TerminalReporter:
         """Start a stage; `total` is in the unit that `advance` counts."""
         self._title, self._began = title, time.monotonic()
         if self._console.is_terminal:
-            self._task = self._progress.add_task(_plain(title), total=total, detail="")
+            self._task = self._progress.add_task(plain(title), total=total, detail="")
         else:
-            self._console.print(f"  … {_plain(title)}")
+            self._console.print(f"  … {plain(title)}")
 
     def advance(self, done: int, detail: str = "") -> None:
         """Say how far the stage is."""
         if self._task is not None:
-            self._progress.update(self._task, completed=done, detail=_plain(detail))
+            self._progress.update(self._task, completed=done, detail=plain(detail))
 
     def finish(self, outcome: str = "") -> None:
         """End the stage and leave one line behind."""
@@ -77,12 +77,12 @@ class TerminalReporter:
             self._progress.remove_task(self._task)
             self._task = None
         seconds = time.monotonic() - self._began
-        tail = f" [dim]{_plain(outcome)}[/]" if outcome else ""
-        self._console.print(f"  {OK} {_plain(self._title)}{tail} [dim]({seconds:.1f} s)[/]")
+        tail = f" [dim]{plain(outcome)}[/]" if outcome else ""
+        self._console.print(f"  {OK} {plain(self._title)}{tail} [dim]({seconds:.1f} s)[/]")
 
     def note(self, text: str) -> None:
         """Say something once."""
-        self._console.print(f"  [yellow]![/] {_plain(text)}")
+        self._console.print(f"  [yellow]![/] {plain(text)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,8 @@ class RegisterRow:
 def print_steps(steps: Iterable[tuple[str, str, str, str]], *, console: Console) -> None:
     """Print (id, title, outcome, detail) step by step."""
     for identifier, title, outcome, detail in steps:
-        tail = f" [dim]{_plain(detail)}[/]" if detail else ""
-        console.print(f"  {_MARKS[outcome]} [bold]{identifier:<4}[/] {_plain(title)}{tail}")
+        tail = f" [dim]{plain(detail)}[/]" if detail else ""
+        console.print(f"  {_MARKS[outcome]} [bold]{identifier:<4}[/] {plain(title)}{tail}")
 
 
 def print_registers(rows: Sequence[RegisterRow], *, bank: str, console: Console) -> None:
@@ -111,7 +111,7 @@ def print_registers(rows: Sequence[RegisterRow], *, bank: str, console: Console)
         sign = {"ok": "=", "failed": "[red]≠[/]", "skipped": " "}[row.outcome]
         expected = "" if row.outcome == "skipped" else _shorten(row.expected)
         why = row.why if len(row.why) <= _SHOWN_WHY else f"{row.why[:_SHOWN_WHY]}…"
-        tail = f"  [dim]{_plain(why)}[/]" if why else ""
+        tail = f"  [dim]{plain(why)}[/]" if why else ""
         line = f"{row.register:>3}  {row.rule:<13} {expected:<17} {sign} {_shorten(row.measured)}{tail}"
         console.print(f"  {_MARKS[row.outcome]} {line}")
     console.print()
@@ -123,10 +123,10 @@ def _shorten(value: str) -> str:
 
 def print_warning(text: str) -> None:
     """Print a warning on stderr."""
-    error_console().print(f"  [yellow]warning:[/] {_plain(text)}")
+    error_console().print(f"  [yellow]warning:[/] {plain(text)}")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return text that is neither markup nor able to steer the terminal, whoever wrote it."""
     return escape(visible(text))
 
@@ -152,7 +152,7 @@ _SIGNS = {
 def print_timeline(name: str, *, value: str, bank: str, lines: Sequence[EventLine], console: Console) -> None:
     """Print a register's value and its events, in log order."""
     tail = f" = {bank}:{value}" if value else ""
-    console.print(f"\n  [bold]{_plain(name)}[/]{_plain(tail)}")
+    console.print(f"\n  [bold]{plain(name)}[/]{plain(tail)}")
     _print_lines(lines, console=console)
 
 
@@ -160,18 +160,18 @@ def print_explanation(
     name: str, *, cause: str, action: str, lines: Sequence[EventLine], console: Console
 ) -> None:
     """Print why a register differs, what helps, and its aligned events."""
-    console.print(f"\n  {FAILED} [bold]{_plain(name)}[/]  {_plain(cause)}")
+    console.print(f"\n  {FAILED} [bold]{plain(name)}[/]  {plain(cause)}")
     if action:
-        console.print(f"      [cyan]do:[/] {_plain(action)}")
+        console.print(f"      [cyan]do:[/] {plain(action)}")
     _print_lines(lines, console=console)
 
 
 def _print_lines(lines: Sequence[EventLine], *, console: Console) -> None:
     for line in lines:
         first, *more = line.text.split("\n")
-        console.print(f"    {_SIGNS[line.sign]} {line.number:>3}  {_plain(first)}")
+        console.print(f"    {_SIGNS[line.sign]} {line.number:>3}  {plain(first)}")
         for text in more:
-            console.print(f"           [dim]expected {_plain(text)}[/]")
+            console.print(f"           [dim]expected {plain(text)}[/]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,22 +199,20 @@ def print_remarks(title: str, lines: Iterable[str], *, console: Console) -> None
     """Print lines that inform and decide nothing, if there are any."""
     shown = list(lines)
     if shown:
-        console.print(f"\n  [bold]{_plain(title)}[/] (informative)")
+        console.print(f"\n  [bold]{plain(title)}[/] (informative)")
     for line in shown:
-        console.print(f"  {_plain(line)}")
+        console.print(f"  {plain(line)}")
 
 
 def print_channels(rows: Sequence[ChannelLine], *, console: Console) -> None:
     """Print the ledger in the order given: state, number, identifier, claim, checks, and what was found."""
     for row in rows:
-        console.print(
-            f"  {_STATES[row.state]} {row.number:>2} [bold]{row.identifier}[/]  {_plain(row.claim)}"
-        )
+        console.print(f"  {_STATES[row.state]} {row.number:>2} [bold]{row.identifier}[/]  {plain(row.claim)}")
         shown = ", ".join(row.checks) or "no static check"
-        console.print(f"              [dim]{_plain(shown)}[/]")
+        console.print(f"              [dim]{plain(shown)}[/]")
         if row.allowed:
             console.print("              [yellow]the recipe leaves it open[/]")
         for finding in row.findings:
-            console.print(f"              {FAILED} {_plain(finding)}")
+            console.print(f"              {FAILED} {plain(finding)}")
     count = {state: sum(row.state == state for row in rows) for state in _STATES}
     console.print("\n  " + ", ".join(f"{number} {state}" for state, number in count.items()))
