@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from blindbuild.formats.tlog_policy import LogPolicy, parse_log_policy
 from blindbuild.verify.checklist import Checklist
-from blindbuild.verify.tlog import LOG_TITLES, RequiredLog, judge_log
+from blindbuild.verify.tlog import LOG_TITLES, RequiredLog, judge_logged
 from tests.fakes import naive_log
 from tests.fakes.naive_log import LOG, WITNESS, Key
 from tests.fakes.published import NOW
@@ -76,9 +76,9 @@ def judged(
     """Run M12 and M13 as a client would."""
     proof = shown.proof if isinstance(shown, Shown) else shown
     required = RequiredLog(**{"policy": policy(), "proof": proof, **more})
-    steps = Checklist(LOG_TITLES)
+    steps = Checklist({"M6": "the manifest is one that can be logged", **LOG_TITLES})
     steps.run("M6", lambda: (None, ""))
-    judge_log(steps, required, publisher().envelope if envelope is None else envelope, now=now)
+    judge_logged(steps, required, publisher().envelope if envelope is None else envelope, now=now)
     return steps
 
 

@@ -17,7 +17,7 @@ from blindbuild.client.web import fetch, post
 from blindbuild.errors import BlindbuildError, ChannelError
 from blindbuild.formats.checkpoint import parse_checkpoint
 from blindbuild.verify.checklist import Checklist
-from blindbuild.verify.tlog import LOG_TITLES, judge_log
+from blindbuild.verify.tlog import LOG_TITLES, judge_logged
 from tests.fakes import naive_log
 from tests.fakes.log_world import ORIGIN, Shown, judged, others, our_entry, policy, reason
 from tests.fakes.published import NOW
@@ -38,9 +38,9 @@ def files(root: Path, shown: Shown) -> str:
 def accept(check: LogCheck) -> Checklist:
     """What `log verify` does."""
     required = check.require(now=NOW)
-    steps = Checklist(LOG_TITLES)
+    steps = Checklist({"M6": "the manifest is one that can be logged", **LOG_TITLES})
     steps.run("M6", lambda: (None, ""))
-    note = judge_log(steps, required, publisher().envelope, now=NOW)
+    note = judge_logged(steps, required, publisher().envelope, now=NOW)
     if not steps.failed():
         check.record(note)
     return steps

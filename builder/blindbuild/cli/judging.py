@@ -8,9 +8,11 @@ from pathlib import Path
 
 import click
 
+from blindbuild.cli.log_files import log_memory, read_log_policy, read_log_proof
 from blindbuild.cli.options import JudgingOptions
 from blindbuild.cli.outputs import LEDGER, find_manifest
 from blindbuild.client import Expectation, StateStore
+from blindbuild.client.log_check import LogCheck
 from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import UsageError
 from blindbuild.formats.dsse import MAX_ENVELOPE
@@ -41,6 +43,22 @@ def expect(options: JudgingOptions) -> Expectation:
         state=_state(options.state) if options.history else None,
         remember=options.remember,
         ledger=_ledger(options.ledger, manifest),
+        log=_log(options, manifest),
+    )
+
+
+def _log(options: JudgingOptions, manifest: Path) -> LogCheck | None:
+    if options.require_log is None:
+        if options.log_proof is not None or options.log_place is not None:
+            raise UsageError("--log-proof and --log belong to --require-log")
+        return None
+    return LogCheck(
+        policy=read_log_policy(options.require_log),
+        proof=read_log_proof(options.log_proof, manifest),
+        channel=options.channel,
+        place=options.log_place,
+        memory=log_memory(options.state) if options.history else None,
+        remember=options.remember,
     )
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from blindbuild.cli.log_options import LOG_PROOF, channel_option, load_signing_key, read_policy
+from blindbuild.cli.log_files import LOG_PROOF, read_log_policy
+from blindbuild.cli.log_options import channel_option, load_signing_key
 from blindbuild.cli.options import json_option, print_json
 from blindbuild.cli.outputs import find_manifest
 from blindbuild.client.log_files import open_log, read_checkpoint
@@ -77,7 +78,7 @@ def append_command(
     Example: blindbuild log append log images/hello/1.0.0 --key log.key --policy log-policy.txt
     """
     origin = read_checkpoint(open_log(str(log))).checkpoint.origin
-    collect = None if policy is None else Cosigners(read_policy(policy), post=post).collect
+    collect = None if policy is None else Cosigners(read_log_policy(policy), post=post).collect
     owned = TransparencyLog(log, LogSigner.of(origin, load_signing_key(key)), collect=collect)
     manifests = [find_manifest(image)[0] for image in images]
     envelopes = [read_bytes(path, error=UsageError, limit_bytes=MAX_ENVELOPE) for path in manifests]

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import click
 
+from blindbuild.cli.log_files import log_memory, read_log_policy
 from blindbuild.cli.log_options import (
     DAY_S,
-    open_memory,
     place_option,
     policy_option,
-    read_policy,
     require_passed,
     show_steps,
     state_option,
@@ -84,11 +83,11 @@ def monitor_command(
     """
     if not NAME.fullmatch(product):
         raise UsageError(f"expected the name of a product, got {product[:80]!r}")
-    rules = read_policy(policy)
+    rules = read_log_policy(policy)
     digests = {*_of_manifests(known), *_of_list(known_list)}
     read = open_log(place if place is not None else _address(rules))
     signed = read_checkpoint(read)
-    memory = open_memory(state)
+    memory = log_memory(state)
     steps = Checklist(MONITOR_TITLES)
     max_age_s = None if max_age_days is None else max_age_days * DAY_S
     accepted = steps.run("M12", lambda: _accept(signed, rules, max_age_s))

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from blindbuild.cli.render import output_console, print_steps, print_warning
-from blindbuild.client.log_memory import LogMemory
-from blindbuild.errors import FormatError, UsageError, VerificationError
-from blindbuild.formats.tlog_policy import MAX_POLICY, LogPolicy, parse_log_policy
+from blindbuild.errors import UsageError, VerificationError
 from blindbuild.host.files import read_bytes
 from blindbuild.manifest.log_entry import DEFAULT_CHANNEL
 from blindbuild.publish.sign import SigningKey, load_key
 from blindbuild.verify.checklist import Checklist
 
-LOG_PROOF = "manifest.tlog-proof"  # beside manifest.dsse.json
 MAX_KEY = 1 << 16  # bytes; an Ed25519 key in PEM has 120
 DAY_S = 86400
 
@@ -42,19 +38,6 @@ state_option = click.option(
 def load_signing_key(path: Path) -> SigningKey:
     """Read a private key that `keygen` wrote."""
     return load_key(read_bytes(path, error=UsageError, limit_bytes=MAX_KEY))
-
-
-def read_policy(path: Path) -> LogPolicy:
-    """Read a policy file; a mistake in it is wrong usage."""
-    try:
-        return parse_log_policy(read_bytes(path, error=UsageError, limit_bytes=MAX_POLICY))
-    except FormatError as error:
-        raise UsageError(f"{path}: {error.message}", hint=error.hint) from error
-
-
-def open_memory(chosen: Path | None) -> LogMemory:
-    """Return where checkpoints are remembered."""
-    return LogMemory.default(os.environ) if chosen is None else LogMemory(chosen)
 
 
 def show_steps(steps: Checklist) -> None:

@@ -6,14 +6,12 @@ from pathlib import Path
 
 import click
 
+from blindbuild.cli.log_files import LOG_PROOF, log_memory, read_log_policy, read_log_proof
 from blindbuild.cli.log_options import (
     DAY_S,
-    LOG_PROOF,
     channel_option,
-    open_memory,
     place_option,
     policy_option,
-    read_policy,
     require_passed,
     show_steps,
     state_option,
@@ -24,14 +22,11 @@ from blindbuild.cli.outputs import find_manifest
 from blindbuild.client.log_check import LogCheck
 from blindbuild.errors import UsageError
 from blindbuild.formats.dsse import MAX_ENVELOPE
-from blindbuild.formats.tlog_proof import MAX_TLOG_PROOF
 from blindbuild.host.clock import unix_time
 from blindbuild.host.files import read_bytes
 from blindbuild.manifest.log_entry import log_entry_of
 from blindbuild.verify.checklist import Checklist
-from blindbuild.verify.tlog import LOG_TITLES, judge_log
-
-_FORKED = "log-forked"
+from blindbuild.verify.tlog import FORKED, LOG_TITLES, judge_logged
 
 
 @click.command("verify")
@@ -70,30 +65,23 @@ def verify_command(
     manifest = find_manifest(image)[0]
     envelope = read_bytes(manifest, error=UsageError, limit_bytes=MAX_ENVELOPE)
     check = LogCheck(
-        policy=read_policy(policy),
-        proof=_read_proof(proof, manifest),
+        policy=read_log_policy(policy),
+        proof=read_log_proof(proof, manifest),
         channel=channel,
         place=place,
-        memory=open_memory(state),
+        memory=log_memory(state),
         remember=remember,
         max_age_s=None if max_age_days is None else max_age_days * DAY_S,
     )
     now = unix_time()
     required = check.require(now=now)
-    steps = Checklist(LOG_TITLES)
+    steps = Checklist({"M6": "the manifest is one that can be logged", **LOG_TITLES})
     steps.run("M6", lambda: (None, f"sequence {log_entry_of(envelope, channel=channel).sequence}"))
-    note = judge_log(steps, required, envelope, now=now)
+    note = judge_logged(steps, required, envelope, now=now)
     if as_json:
         print_json(steps_json(steps))
     else:
         show_steps(steps)
-    forked = any(step.reason == _FORKED for step in steps.failed())
+    forked = FORKED in {f"{step.id}:{step.reason}" for step in steps.failed()}
     require_passed(steps, more=check.keep_evidence(required) if forked else "")
     check.record(note)
-
-
-def _read_proof(chosen: Path | None, manifest: Path) -> bytes | None:
-    path = manifest.with_name(LOG_PROOF) if chosen is None else chosen
-    if chosen is None and not path.is_file():
-        return None  # step M12 says what is missing
-    return read_bytes(path, error=UsageError, limit_bytes=MAX_TLOG_PROOF)

@@ -38,6 +38,10 @@ class JudgingOptions:
     allow_unsafe_clock: bool = False
     require_closed: tuple[str, ...] = ()
     ledger: Path | None = None
+    require_log: Path | None = None
+    log_proof: Path | None = None
+    log_place: str | None = None
+    channel: str = "stable"
     remember: bool = True
     state: Path | None = None
     history: bool = True  # no option: only the demo, which rebuilds one release over and over, goes without
@@ -101,6 +105,21 @@ _JUDGING = (
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="The image's channels.json [default: the one beside the manifest].",
     ),
+    click.option(
+        "--require-log",
+        metavar="POLICY",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Refuse unless the release is in a transparency log of this policy (C2SP tlog-policy).",
+    ),
+    click.option(
+        "--log-proof",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="The proof of it [default: manifest.tlog-proof beside the manifest].",
+    ),
+    click.option(
+        "--log", "log_place", metavar="DIR|URL", help="The log's files [default: the address in its policy]."
+    ),
+    click.option("--channel", default="stable", show_default=True, help="Whose release the log must have."),
     click.option(
         "--state",
         type=click.Path(file_okay=False, path_type=Path),

@@ -50,6 +50,7 @@ def command(server: str, options: JudgingOptions, save: Path | None, recorded: b
             policy=expectation.policy,
             history=expectation.history(),
             ledger=expectation.ledger,
+            log=expectation.required_log(),
         )
     if save is not None:
         write_atomically(save, session_bytes(session))

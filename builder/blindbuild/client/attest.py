@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from blindbuild.client.http1 import Response
+from blindbuild.client.log_check import LogCheck
 from blindbuild.client.state import StateStore
 from blindbuild.client.transport import DEFAULT_TIMEOUT_S, Connection
 from blindbuild.digest import Digest, HashAlgorithm
@@ -33,6 +34,7 @@ from blindbuild.verify import (
     parse_evidence,
 )
 from blindbuild.verify.session import MAX_ANSWER, NONCE_SIZE, PROFILE, SECRET_SIZE
+from blindbuild.verify.tlog import FORKED, RequiredLog
 
 ENDORSEMENT_PATH = "/.well-known/blindbuild/endorsement"
 EVIDENCE_PATH = "/.well-known/blindbuild/evidence"
@@ -54,6 +56,7 @@ class Expectation:
         clock: gives seconds since 1970.
         remember: record what is accepted; if not, what was recorded before still counts.
         ledger: the bytes of channels.json, or None; a policy that wants channels closed needs them.
+        log: the transparency log that must have the release, or None when none is asked for.
     """
 
     envelope: bytes
@@ -65,6 +68,7 @@ class Expectation:
     clock: Callable[[], float] = time.time
     remember: bool = True
     ledger: bytes | None = None
+    log: LogCheck | None = None
 
     def now(self) -> int:
         """Return the whole seconds since 1970."""
@@ -74,8 +78,14 @@ class Expectation:
         """Return what was accepted before in this trust domain."""
         return None if self.state is None else self.state.read(self.trust.domain)
 
+    def required_log(self) -> RequiredLog | None:
+        """Return what the log is judged by; its files are read when it shows something new."""
+        return None if self.log is None else self.log.require(now=self.now(), skew_s=self.policy.clock_skew_s)
+
     def record(self, accepted: AcceptedSession) -> None:
         """Remember an accepted session, if that is wanted."""
+        if self.log is not None and self.remember:
+            self.log.record(accepted.checkpoint)
         if self.state is not None and self.remember:
             self.state.record(self.trust.domain, accepted.history)
 
@@ -226,7 +236,8 @@ def attest(url: str, expectation: Expectation, *, timeout_s: float = DEFAULT_TIM
         VerificationError: what was published is refused, or the answer is malformed.
         ChannelError: the server cannot be reached or broke the protocol.
     """
-    statement = _statement_digest(expectation)
+    log = expectation.required_log()
+    statement = _statement_digest(expectation, log)
     connection = Connection.open(url, timeout_s=timeout_s)
     try:
         session = _timed_exchange(connection, expectation, statement)
@@ -239,6 +250,7 @@ def attest(url: str, expectation: Expectation, *, timeout_s: float = DEFAULT_TIM
             policy=expectation.policy,
             history=expectation.history(),
             ledger=expectation.ledger,
+            log=log,
         )
         return Attempt(connection, session, appraisal, expectation)
     except BaseException:
@@ -246,7 +258,7 @@ def attest(url: str, expectation: Expectation, *, timeout_s: float = DEFAULT_TIM
         raise
 
 
-def _statement_digest(expectation: Expectation) -> Digest:
+def _statement_digest(expectation: Expectation, log: RequiredLog | None) -> Digest:
     published = check_publication(
         expectation.envelope,
         release=expectation.release,
@@ -255,13 +267,25 @@ def _statement_digest(expectation: Expectation) -> Digest:
         policy=expectation.policy,
         history=expectation.history(),
         ledger=expectation.ledger,
+        log=log,
     )
     if published.failed:
-        published.accepted()
+        _refuse(published, expectation, log)
     try:
         return Digest.sha256(parse_envelope(expectation.envelope).payload)
     except EnvelopeError as error:
         raise VerificationError(error.message, step="M4", reason="envelope-refused") from error
+
+
+def _refuse(published: Appraisal, expectation: Expectation, log: RequiredLog | None) -> None:
+    try:
+        published.accepted()
+    except VerificationError as error:
+        if FORKED not in published.reasons or expectation.log is None or log is None:
+            raise
+        kept = expectation.log.keep_evidence(log)
+        hint = "\n".join(line for line in (error.hint, kept) if line)
+        raise VerificationError(error.message, step=error.step, reason=error.reason, hint=hint) from error
 
 
 def _timed_exchange(connection: Connection, expectation: Expectation, statement: Digest) -> RecordedSession:

@@ -6,7 +6,6 @@ import os
 import stat
 from pathlib import Path
 
-from blindbuild.client.web import fetch
 from blindbuild.errors import BlindbuildError, TlogError
 from blindbuild.formats.checkpoint import Checkpoint, UnverifiedCheckpoint, parse_checkpoint
 from blindbuild.formats.merkle import prove_consistency, read_root
@@ -17,6 +16,8 @@ from blindbuild.formats.tlog_tiles import CHECKPOINT_PATH, ReadFile, TileReader
 def open_log(place: str) -> ReadFile:
     """Return a reader of the files below a directory, or below an https:// or http:// address."""
     if place.startswith(("http://", "https://")):
+        from blindbuild.client.web import fetch  # whoever has no log to ask need not load urllib
+
         prefix = place.rstrip("/")
         return lambda path, limit_bytes: fetch(f"{prefix}/{path}", limit_bytes=limit_bytes)
     root = Path(place.removeprefix("file://"))

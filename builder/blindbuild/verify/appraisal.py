@@ -27,6 +27,7 @@ class AcceptedSession:
             about now.
         expires: seconds since 1970; after it the session must be attested again.
         history: what to remember, in place of what was remembered before.
+        checkpoint: the transparency log's, to be remembered too; None when there is no new one.
     """
 
     product: str
@@ -41,6 +42,7 @@ class AcceptedSession:
     expires: int
     warnings: tuple[str, ...]
     history: History
+    checkpoint: bytes | None
     proof: InitVar[object]
 
     def __post_init__(self, proof: object) -> None:

@@ -31,10 +31,11 @@ from blindbuild.verify.quote import (
 from blindbuild.verify.registers import PlatformMatch, check_registers, match_platform
 from blindbuild.verify.replay import judge_log
 from blindbuild.verify.session import RecordedSession
+from blindbuild.verify.tlog import LOG_TITLES, RequiredLog
 
 RECORDED = "recorded session: it proves nothing about now, whoever wrote the file knew nonce and secret"
 # steps that may not apply; every other one must have passed
-_OPTIONAL = frozenset({"M7", "M9", "M10", "Q14"})
+_OPTIONAL = frozenset({"M7", "M9", "M10", "M13", "Q14"})
 _CHANNELS = frozenset({"P2", "P3"})  # unless a channel must be closed
 _CERTIFIED_ONLY = frozenset({"A6", "A9", "A4", "A11", "A8"})
 
@@ -58,10 +59,12 @@ def check_publication(
     policy: Policy,
     history: History | None = None,
     ledger: bytes | None = None,
+    log: RequiredLog | None = None,
 ) -> Appraisal:
     """Judge what was published, before any server is asked; the appraisal can fail but never accept."""
-    steps = Checklist()
-    publication = judge_publication(steps, Basis(envelope, release, trust, now, policy, history, ledger))
+    basis = Basis(envelope, release, trust, now, policy, history, ledger, log)
+    steps = Checklist(_titles(basis))
+    publication = judge_publication(steps, basis)
     return _appraisal(steps, publication, None, None, None, live=False)
 
 
@@ -75,6 +78,7 @@ def appraise(
     policy: Policy,
     history: History | None = None,
     ledger: bytes | None = None,
+    log: RequiredLog | None = None,
 ) -> Appraisal:
     """Judge one session.
 
@@ -87,26 +91,27 @@ def appraise(
         policy: how much to accept.
         history: what this client accepted before in this trust domain; None at first use.
         ledger: the bytes of channels.json, or None when they are not at hand.
+        log: the transparency log that must have the release, or None when none is asked for.
 
     Returns:
         The appraisal; a mismatch is never raised, `accepted()` does that.
     """
-    basis = Basis(envelope, release, trust, now, policy, history, ledger)
-    steps = Checklist()
+    basis = Basis(envelope, release, trust, now, policy, history, ledger, log)
+    steps = Checklist(_titles(basis))
     publication = judge_publication(steps, basis)
     rule = DEFAULT_ATTESTATION_KEY if publication is None else publication.statement.attestation_key
     steps.run("C1", lambda: _same_statement(session, found(publication)), needs=("M6",))
     key = judge_endorsement(steps, session, basis, rule)
     quote = _judge_quote(steps, session, key, basis)
     operator_run = key is not None and key.operator_run
-    match, log = _judge_registers(steps, session, publication, policy, operator_run=operator_run)
+    match, replayed = _judge_registers(steps, session, publication, policy, operator_run=operator_run)
     if not session.live:
         steps.warn(RECORDED)
     verdict = None
     if publication and key and quote and match and _complete(steps, basis):
         judged = _Judged(publication, key, quote, match)
         verdict = _accept(session, judged, basis, steps.warnings)
-    return _appraisal(steps, publication, match, log, verdict, live=session.live)
+    return _appraisal(steps, publication, match, replayed, verdict, live=session.live)
 
 
 def _judge_quote(
@@ -170,12 +175,16 @@ def _same_statement(session: RecordedSession, publication: Publication) -> tuple
     return None, str(publication.digest)
 
 
+def _titles(basis: Basis) -> dict[str, str]:
+    return TITLES if basis.log is None else TITLES | LOG_TITLES
+
+
 def _complete(steps: Checklist, basis: Basis) -> bool:
     """Return whether every step there is passed, but those that need not apply."""
     optional = _OPTIONAL | (_CERTIFIED_ONLY if basis.trust.attestation_keys else frozenset())
     if not basis.policy.required_closed:
         optional |= _CHANNELS
-    return {step.id for step in steps.steps} == TITLES.keys() and all(
+    return {step.id for step in steps.steps} == _titles(basis).keys() and all(
         step.outcome is Outcome.OK or (step.outcome is Outcome.SKIPPED and step.id in optional)
         for step in steps.steps
     )
@@ -201,6 +210,7 @@ def _accept(
         expires=expires if release is None else min(expires, release.valid_until),
         warnings=warnings,
         history=History(statement.sequence, judged.publication.digest, basis.now, clocks),
+        checkpoint=judged.publication.checkpoint,
         proof=_PROOF,
     )
 

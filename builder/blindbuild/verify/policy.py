@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from blindbuild.digest import Digest
 from blindbuild.formats.tpm2 import ClockInfo
 from blindbuild.manifest import TrustRoots
+from blindbuild.verify.tlog import RequiredLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class Basis:
         policy: how much to accept.
         history: what was accepted before; None at first use.
         ledger: the bytes of channels.json, or None when they are not at hand.
+        log: the transparency log that must have the release, or None when none is asked for.
     """
 
     envelope: bytes
@@ -79,3 +81,4 @@ class Basis:
     policy: Policy
     history: History | None
     ledger: bytes | None = None
+    log: RequiredLog | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from blindbuild.digest import Digest
@@ -21,21 +21,23 @@ from blindbuild.manifest import (
 from blindbuild.verify.channels import judge_channels
 from blindbuild.verify.checklist import Checklist, found, refuse
 from blindbuild.verify.policy import Basis, History, Policy
+from blindbuild.verify.tlog import judge_logged
 
 FIRST_USE = "first use: an older release of this product could not be noticed"
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What the release keys vouch for."""
+    """What the release keys vouch for; `checkpoint` is that of the log which has it, to be remembered."""
 
     statement: Statement
     digest: Digest
     release: Release | None
+    checkpoint: bytes | None = None
 
 
 def judge_publication(steps: Checklist, basis: Basis) -> Publication | None:
-    """Run steps M2 to M10 and P1 to P3; return what is vouched for, or None when nothing is.
+    """Run steps M2 to M13 and P1 to P3; return what is vouched for, or None when nothing is.
 
     A statement that is well signed is returned even when it is withdrawn, too old or for debugging: the
     failed step refuses it, and the evidence is still explained by it.
@@ -51,9 +53,10 @@ def judge_publication(steps: Checklist, basis: Basis) -> Publication | None:
     steps.run("M8", lambda: _about_product(found(parsed).statement, trust), needs=("M6",))
     release = _judge_release(steps, basis, parsed)
     _judge_sequence(steps, basis.history, parsed)
+    checkpoint = _judge_log(steps, basis)
     steps.run("P1", lambda: _not_debug(found(parsed).statement, basis.policy, steps), needs=("M6",))
     judge_channels(steps, basis, None if parsed is None else parsed.statement)
-    return None if parsed is None else Publication(parsed.statement, parsed.digest, release)
+    return None if parsed is None else replace(parsed, release=release, checkpoint=checkpoint)
 
 
 def _keys_differ(trust: TrustRoots) -> tuple[None, str]:
@@ -176,6 +179,13 @@ def _judge_sequence(steps: Checklist, history: History | None, parsed: Publicati
         steps.warn(FIRST_USE)
         return
     steps.run("M10", lambda: _not_older(found(parsed), history), needs=("M6",))
+
+
+def _judge_log(steps: Checklist, basis: Basis) -> bytes | None:
+    # M12 and M13 are steps only for who asks for a log
+    if basis.log is None:
+        return None
+    return judge_logged(steps, basis.log, basis.envelope, now=basis.now, skew_s=basis.policy.clock_skew_s)
 
 
 def _not_older(parsed: Publication, history: History) -> tuple[None, str]:

@@ -20,12 +20,11 @@ from blindbuild.manifest.log_entry import DEFAULT_CHANNEL, log_entry_bytes, log_
 from blindbuild.manifest.rfc3339 import MAX_TIME, format_time
 from blindbuild.verify.checklist import Checklist, found, refuse
 
-# docs/spec/verification.md has M12 and M13 among the steps of a session
 LOG_TITLES = {
-    "M6": "the manifest is one that can be logged",
     "M12": "the release is in the log, signed by the log and seen by its witnesses",
     "M13": "the log is the one that was seen before, and only grew",
 }
+FORKED = "M13:log-forked"
 NO_WITNESS = "the log's policy asks for no witness: this client alone would notice a log that forks"
 FIRST_USE_OF_LOG = "first use of this log: a fork that began earlier could not be noticed"
 DEFAULT_SKEW_S = 60  # how far a witness's clock may be ahead of ours
@@ -87,14 +86,10 @@ class LoggedEntry:
     accepted: AcceptedCheckpoint
 
 
-def judge_log(
-    steps: Checklist, required: RequiredLog | None, envelope: bytes, *, now: int, skew_s: int = DEFAULT_SKEW_S
+def judge_logged(
+    steps: Checklist, required: RequiredLog, envelope: bytes, *, now: int, skew_s: int = DEFAULT_SKEW_S
 ) -> bytes | None:
-    """Run M12 and M13; return the signed checkpoint to remember, or None when nothing was established."""
-    if required is None:
-        steps.skip("M12", "no transparency log was asked for")
-        steps.skip("M13", "no transparency log was asked for")
-        return None
+    """Run M12 and M13 after M6; return the signed checkpoint to remember, or None."""
     if required.policy.quorum == NO_QUORUM:
         steps.warn(NO_WITNESS)
     logged = steps.run("M12", partial(_find_entry, required, envelope, now, skew_s), needs=("M6",))
