@@ -26,6 +26,7 @@ VERBS = {
     "log": ("log", "Keep, prove and watch a transparency log of releases."),
     "run": ("run", "Boot an image in QEMU with OVMF and a software TPM."),
     "verify": ("verify", "Judge a running server, or a recorded session."),
+    "evidence": ("evidence", "Judge saved evidence of SEV-SNP, TDX or a Nitro Enclave."),
     "explain": ("explain", "Say in words why registers differ."),
     "call": ("call", "Verify a server, then send it a request on the same connection."),
     "demo": ("demo", "Everything once: lock, build, sign, boot, verify, ask."),

@@ -43,7 +43,7 @@ def appraise_evidence(
     steps.warn(BY_HAND)
     platform, values = _judge(steps, judged, roots, expected)
     return evidence.accept(
-        steps, _kind(judged), platform, values, titles=titles, optional=_skippable(judged, roots)
+        steps, kind_of(judged), platform, values, titles=titles, optional=_skippable(judged, roots)
     )
 
 
@@ -76,7 +76,7 @@ def appraise_published_evidence(
     optional = _OPTIONAL | _skippable(judged, roots)
     if not basis.policy.required_closed:
         optional |= _CHANNELS
-    return evidence.accept(steps, _kind(judged), platform, values, titles=titles, optional=optional)
+    return evidence.accept(steps, kind_of(judged), platform, values, titles=titles, optional=optional)
 
 
 def _references(publication: Publication | None, platform: str | None) -> tuple[Reference, ...]:
@@ -101,7 +101,8 @@ def _judge(
             return judge_nitro(steps, judged, roots.nitro or NitroTrust(()), expected)
 
 
-def _kind(judged: PlatformEvidence) -> str:
+def kind_of(judged: PlatformEvidence) -> str:
+    """Return the kind of platform, as `measure.launch_kinds` and statements name it."""
     match judged:
         case SnpEvidence():
             return KIND_SEV_SNP

@@ -1,0 +1,285 @@
+"""`blindbuild evidence`: judge saved evidence of a processor or hypervisor, step by step."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from blindbuild.cli.options import json_option, print_json
+from blindbuild.errors import FormatError, UsageError
+
+if TYPE_CHECKING:
+    from blindbuild.manifest.platform_roots import PlatformRoots
+    from blindbuild.verify.evidence import EvidenceAppraisal, Reference, ValueResult
+    from blindbuild.verify.platform_evidence import PlatformEvidence
+    from blindbuild.verify.policy import Basis
+    from blindbuild.verify.tdx_collateral import TdxCollateral
+
+KINDS = ("snp", "tdx", "nitro")
+MAX_EVIDENCE = 64 * 1024  # bytes; the largest kind has 32 KiB
+MAX_FILE = 1 << 18  # bytes of a certificate, of Intel's answers, or of the roots file
+RECORDED = "saved evidence: it proves nothing about now, only that it was made once"
+_HEX_32 = re.compile(r"[0-9a-f]{64}")
+_MEASUREMENT = re.compile(r"([A-Z0-9_]{1,32})=([0-9a-f]{96})")
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The files beside the evidence, or None for what was not given."""
+
+    certificate: Path | None
+    tcb_info: Path | None
+    qe_identity: Path | None
+    issuer_chain: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What the evidence is judged by: a signed statement and the exchange, or values by hand."""
+
+    manifest: Path | None
+    trust: Path | None
+    nonce: str | None
+    spki: Path | None
+    measurements: tuple[str, ...]
+    bound: str | None
+    platform: str | None
+    allow_debug: bool
+
+
+@click.command("evidence")
+@click.argument("file", type=_FILE)
+@click.option("--kind", required=True, type=click.Choice(KINDS), help="What FILE is.")
+@click.option("--roots", required=True, type=_FILE, help="The roots file: which makers count, and how new.")
+@click.option("--manifest", type=click.Path(exists=True, path_type=Path), help="As for verify.")
+@click.option("--trust", type=_FILE, help="The trust file, as for verify.")
+@click.option("--nonce", metavar="HEX", help="The nonce of the exchange, 32 bytes.")
+@click.option("--spki", type=_FILE, help="The public key of the channel (DER SubjectPublicKeyInfo).")
+@click.option(
+    "--measurement",
+    "measurements",
+    multiple=True,
+    metavar="NAME=HEX",
+    help="Instead of a manifest: a value that `measure` gave; repeat for each one and each alternative.",
+)
+@click.option("--bound", metavar="HEX", help="Instead of nonce and key: the 32 bytes that must be bound.")
+@click.option("--platform", help="The platform of the statement that must match.")
+@click.option("--allow-debug", is_flag=True, help="Accept an image that says it is for debugging.")
+@click.option("--certificate", type=_FILE, help="snp: the certificate of the VCEK or VLEK, DER or PEM.")
+@click.option("--tcb-info", type=_FILE, help="tdx: Intel's TCB info for the platform, as it was answered.")
+@click.option("--qe-identity", type=_FILE, help="tdx: Intel's identity of the quoting enclave, likewise.")
+@click.option("--issuer-chain", type=_FILE, help="tdx: the chain of who signed both (PEM).")
+@click.option("--at", metavar="TIME", help="Judge at this time (2026-12-31T23:59:59Z) [default: now].")
+@json_option
+def command(
+    file: Path,
+    kind: str,
+    roots: Path,
+    certificate: Path | None,
+    tcb_info: Path | None,
+    qe_identity: Path | None,
+    issuer_chain: Path | None,
+    at: str | None,
+    as_json: bool,
+    **said: object,
+) -> None:
+    """Judge FILE: an SEV-SNP report, a TDX quote or a Nitro Enclave's document, as the guest handed it out.
+
+    Exit code 3 and a reason for each failed step if it is not what was stated. These back-ends were tried on
+    public samples only: never seen on our hardware.
+
+    Example: blindbuild evidence report.bin --kind snp --roots roots.json --certificate vcek.der
+    --manifest images/hello/1.0.0 --trust trust.json --nonce NONCE --spki key.der
+    """
+    judged_by = _Said(**said)  # type: ignore[arg-type]
+    _check_said(judged_by)
+    files = _Files(certificate, tcb_info, qe_identity, issuer_chain)
+    appraisal = _judge(_read_evidence(file, kind, files), _read_roots(roots), judged_by, _time(at))
+    _show(appraisal, as_json=as_json)
+    appraisal.accepted()
+
+
+def _check_said(said: _Said) -> None:
+    by_statement = (said.manifest, said.trust, said.nonce, said.spki)
+    by_hand = (said.measurements or None, said.bound)
+    if all(by_statement) and not any(by_hand):
+        return
+    if all(by_hand) and not any(by_statement):
+        return
+    raise UsageError(
+        "expected --manifest, --trust, --nonce and --spki, or --measurement and --bound",
+        hint="a signed statement says what to expect; values by hand are for trying",
+    )
+
+
+def _read(path: Path, limit_bytes: int = MAX_FILE) -> bytes:
+    from blindbuild.host.files import read_bytes
+
+    return read_bytes(path, error=UsageError, limit_bytes=limit_bytes)
+
+
+def _read_roots(path: Path) -> PlatformRoots:
+    from blindbuild.manifest.platform_roots import parse_platform_roots
+
+    return parse_platform_roots(_read(path))
+
+
+def _read_evidence(file: Path, kind: str, files: _Files) -> PlatformEvidence:
+    from blindbuild.formats.tdx_quote import trim_quote
+    from blindbuild.verify.nitro import NitroEvidence
+    from blindbuild.verify.snp import SnpEvidence
+    from blindbuild.verify.tdx import TdxEvidence
+
+    _check_files(kind, files)
+    data = _read(file, MAX_EVIDENCE)
+    if kind == "snp":
+        if files.certificate is None:
+            raise UsageError(
+                "expected --certificate with an SEV-SNP report",
+                hint="the guest can ask its host for it, or AMD's key distribution service has it",
+            )
+        return SnpEvidence(data, _certificate(files.certificate))
+    if kind == "tdx":
+        with contextlib.suppress(FormatError):  # step T1 says what is wrong with it
+            data = trim_quote(data)
+        return TdxEvidence(data, _collateral(files))
+    return NitroEvidence(data)
+
+
+def _check_files(kind: str, files: _Files) -> None:
+    collateral = (files.tcb_info, files.qe_identity, files.issuer_chain)
+    if kind != "snp" and files.certificate is not None:
+        raise UsageError(f"expected --certificate with --kind snp only, got --kind {kind}")
+    if kind != "tdx" and any(collateral):
+        raise UsageError(f"expected Intel's answers with --kind tdx only, got --kind {kind}")
+    if any(collateral) and not all(collateral):
+        raise UsageError("expected --tcb-info, --qe-identity and --issuer-chain together")
+
+
+def _collateral(files: _Files) -> TdxCollateral | None:
+    from blindbuild.verify.tdx_collateral import TdxCollateral
+
+    if files.tcb_info is None or files.qe_identity is None or files.issuer_chain is None:
+        return None
+    return TdxCollateral(_read(files.tcb_info), _read(files.qe_identity), _read(files.issuer_chain))
+
+
+def _certificate(path: Path) -> bytes:
+    from blindbuild.formats.certificate import parse_pem_certificate
+
+    data = _read(path)
+    if not data.startswith(b"-----BEGIN"):
+        return data
+    try:
+        return parse_pem_certificate(data.decode("latin-1")).der
+    except FormatError as error:
+        raise UsageError(f"{path}: {error.message}") from error
+
+
+def _judge(judged: PlatformEvidence, roots: PlatformRoots, said: _Said, now: int) -> EvidenceAppraisal:
+    from blindbuild.verify.evidence import Expected
+    from blindbuild.verify.platform_evidence import appraise_evidence, appraise_published_evidence
+
+    if said.manifest is None or said.trust is None or said.nonce is None or said.spki is None:
+        bound = _bytes(said.bound or "", "--bound")
+        references = (_reference(judged, said.measurements),)
+        return appraise_evidence(judged, roots=roots, expected=Expected(references, bound, now))
+    return appraise_published_evidence(
+        judged,
+        roots=roots,
+        basis=_basis(said, said.manifest, said.trust, now),
+        nonce=_bytes(said.nonce, "--nonce"),
+        spki=_read(said.spki),
+    )
+
+
+def _basis(said: _Said, manifest_path: Path, trust: Path, now: int) -> Basis:
+    from blindbuild.cli.outputs import find_manifest
+    from blindbuild.formats.dsse import MAX_ENVELOPE
+    from blindbuild.manifest import parse_trust
+    from blindbuild.verify import Policy
+    from blindbuild.verify.policy import Basis
+
+    manifest, release = find_manifest(manifest_path)
+    return Basis(
+        envelope=_read(manifest, MAX_ENVELOPE),
+        release=_read(release, MAX_ENVELOPE) if release.is_file() else None,
+        trust=parse_trust(_read(trust)),
+        now=now,
+        policy=Policy(allow_debug=said.allow_debug, platform=said.platform),
+        history=None,
+    )
+
+
+def _reference(judged: PlatformEvidence, measurements: Sequence[str]) -> Reference:
+    from blindbuild.digest import Digest, HashAlgorithm
+    from blindbuild.measure.classification import OneOf, Unconstrained
+    from blindbuild.measure.launch_kinds import LAUNCH_KINDS
+    from blindbuild.verify.evidence import Reference
+    from blindbuild.verify.platform_evidence import kind_of
+
+    values: dict[str, tuple[Digest, ...]] = {}
+    for text in measurements:
+        match = _MEASUREMENT.fullmatch(text)
+        if match is None:
+            raise UsageError(f"expected NAME and 96 lower-case hex digits, got {text[:140]!r}")
+        digest = Digest.from_hex(HashAlgorithm.SHA384, match[2])
+        values[match[1]] = (*values.get(match[1], ()), digest)
+    kind = LAUNCH_KINDS[kind_of(judged)]
+    rules: dict[str, OneOf | Unconstrained] = {name: Unconstrained("not given") for name in kind.named}
+    rules |= {name: OneOf(digests, "") for name, digests in values.items()}
+    return Reference("by hand", kind.identifier, rules)
+
+
+def _bytes(text: str, option: str) -> bytes:
+    if not _HEX_32.fullmatch(text):
+        raise UsageError(f"{option}: expected 64 lower-case hex digits, got {text[:80]!r}")
+    return bytes.fromhex(text)
+
+
+def _time(text: str | None) -> int:
+    from blindbuild.errors import ManifestError
+    from blindbuild.manifest import parse_time
+
+    if text is None:
+        return int(time.time())
+    try:
+        return parse_time(text)
+    except ManifestError as error:
+        raise UsageError(f"--at: {error.message}") from error
+
+
+def _show(appraisal: EvidenceAppraisal, *, as_json: bool) -> None:
+    if as_json:
+        value = appraisal.to_json()
+        if not isinstance(value, dict):
+            raise TypeError("an appraisal is an object")
+        print_json(value)
+        return
+    from blindbuild.cli.render import output_console, print_steps, print_warning
+
+    console = output_console()
+    print_steps(((s.id, s.title, s.outcome.value, s.detail) for s in appraisal.steps), console=console)
+    print_steps((_line(value) for value in appraisal.values), console=console)
+    for warning in (*appraisal.warnings, RECORDED):
+        print_warning(warning)
+
+
+def _line(value: ValueResult) -> tuple[str, str, str, str]:
+    actual = "not reported" if value.actual is None else value.actual.hex
+    if value.rule == "unconstrained":
+        return value.name, "says nothing about the image", "skipped", f"{actual} {value.why}"
+    return (
+        value.name,
+        "as stated" if value.matches else "differs",
+        "ok" if value.matches else "failed",
+        actual,
+    )
