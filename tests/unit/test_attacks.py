@@ -230,9 +230,9 @@ def test_a_program_of_the_operators_stands_before_the_image(config: MachineConfi
     assert program == returning_program()
     assert read_pe(program).section_data(".text").endswith(b"\xc3")
     line = " ".join(changed.more_devices)
-    assert "drive=operator,disable-legacy=on,bootindex=1" in line
-    assert "drive=image,disable-legacy=on,bootindex=2" in line
-    assert str(config.disk) in line
+    assert "drive=image,disable-legacy=on,bootindex=1" in line
+    assert f"filename={config.disk},file.read-only=on" in line, "the honest disk is not written to"
+    assert changed.disk_first
 
 
 def test_the_key_database_is_the_only_variable_that_is_written(config: MachineConfig) -> None:
@@ -240,12 +240,13 @@ def test_the_key_database_is_the_only_variable_that_is_written(config: MachineCo
     assert [variable.name for variable in read_variables(changed.firmware_vars)] == ["dbx"]
 
 
-def test_hostile_disks_stand_behind_the_image_and_are_read_only(config: MachineConfig) -> None:
+def test_hostile_disks_stand_behind_the_image_and_can_be_written_to(config: MachineConfig) -> None:
     changed = attacked("hostile-disks", config)
     assert changed.disk == config.disk
     line = " ".join(changed.more_devices)
     assert "bootindex" not in line
-    assert line.count("read-only=on") == 6  # three disks, image and file each
+    assert line.count("driver=raw,node-name=hostile-") == 3
+    assert line.count("file.read-only=off") == 3
 
 
 @pytest.mark.parametrize(("name", "year"), [("clock-back", 1999), ("clock-ahead", 2099)])

@@ -66,9 +66,11 @@ def _start_program_first(config: MachineConfig, inputs: AttackInputs) -> Machine
     """Let the firmware start a program of the operator's, which returns; then it starts the image."""
     disk = inputs.directory / "operator.raw"
     disk.write_bytes(build_disk(returning_program()))
-    # QEMU orders by bootindex; the image's own disk has 0, and no other may have it
-    own, image = _second_disk(disk, "operator", order=1), _second_disk(disk_of(config), "image", order=2)
-    return replace(config, disk=disk, disk_first=False, more_devices=(*config.more_devices, *own, *image))
+    image = (
+        *_drive(disk_of(config), "image", read_only=True),
+        *("-device", "virtio-blk-pci,drive=image,disable-legacy=on,bootindex=1"),
+    )
+    return replace(config, disk=disk, more_devices=(*config.more_devices, *image))
 
 
 def _change_key_databases(config: MachineConfig, _: AttackInputs) -> MachineConfig:
@@ -110,13 +112,24 @@ def _add_hostile_disks(config: MachineConfig, inputs: AttackInputs) -> MachineCo
     fat = b"\xeb\x3c\x90OPERATOR" + b"\xff" * 499 + b"\x55\xaa"
     broken.write_bytes((mbr + header.ljust(512, b"\0") + fat).ljust(_GARBAGE_BYTES, b"\xff"))
     devices = (
-        *_second_disk(image, "hostile-image", order=None),
+        *_drive(image, "hostile-image"),
+        *("-device", "virtio-blk-pci,drive=hostile-image,disable-legacy=on"),
         *_drive(garbage, "hostile-garbage"),
         *("-device", "nvme,drive=hostile-garbage,serial=1"),
         *_drive(broken, "hostile-broken"),
         *("-device", "ide-hd,drive=hostile-broken"),
     )
     return replace(config, more_devices=(*config.more_devices, *devices))
+
+
+def _look_for_writes(machine: Machine) -> Seen | None:
+    """The firmware may read any disk; nobody has anything to write to one."""
+    wrote = [
+        name
+        for entry in machine.qmp.execute("query-blockstats")
+        if (name := entry.get("node-name", "")).startswith("hostile-") and entry["stats"]["wr_operations"]
+    ]
+    return Seen(Outcome.SUCCEEDS, f"written to: {', '.join(wrote)}") if wrote else None
 
 
 def _set_clock_back(config: MachineConfig, _: AttackInputs) -> MachineConfig:
@@ -148,15 +161,10 @@ def _read_what_aml_wrote(machine: Machine) -> Seen | None:
     return Seen(Outcome.SUCCEEDS, words)
 
 
-def _drive(path: Path, name: str) -> tuple[str, ...]:
-    place = str(path.absolute()).replace(",", ",,")
-    file = f"driver=raw,node-name={name},read-only=on,file.driver=file,file.filename={place}"
-    return ("-blockdev", f"{file},file.read-only=on")
-
-
-def _second_disk(path: Path, name: str, *, order: int | None) -> tuple[str, ...]:
-    index = "" if order is None else f",bootindex={order}"
-    return (*_drive(path, name), "-device", f"virtio-blk-pci,drive={name},disable-legacy=on{index}")
+def _drive(path: Path, name: str, *, read_only: bool = False) -> tuple[str, ...]:
+    place, mode = str(path.absolute()).replace(",", ",,"), "on" if read_only else "off"
+    file = f"file.driver=file,file.filename={place},file.read-only={mode}"
+    return ("-blockdev", f"driver=raw,node-name={name},read-only={mode},{file}")
 
 
 BOOT_ATTACKS: tuple[BootAttack, ...] = (
@@ -204,6 +212,7 @@ BOOT_ATTACKS: tuple[BootAttack, ...] = (
         summary="attaches a disk with a boot image of his, one of garbage and one with broken tables",
         outcome=Outcome.NO_EFFECT,
         apply=_add_hostile_disks,
+        look=_look_for_writes,
         shared=True,
     ),
     BootAttack(

@@ -82,7 +82,7 @@ def _hand_over_kernel(config: MachineConfig, inputs: AttackInputs) -> MachineCon
     # QEMU takes an initrd besides for a plain kernel only, not for a boot image (hw/i386/x86.c)
     kernel = inputs.directory / "operator.efi"
     kernel.write_bytes(uki_of(config))
-    return replace(config, direct=DirectBoot(kernel=kernel, command_line=INJECTED))
+    return _started_directly(config, DirectBoot(kernel=kernel, command_line=INJECTED))
 
 
 def _hand_over_parts(config: MachineConfig, inputs: AttackInputs) -> MachineConfig:
@@ -90,8 +90,12 @@ def _hand_over_parts(config: MachineConfig, inputs: AttackInputs) -> MachineConf
     kernel, initrd = inputs.directory / "kernel", inputs.directory / "initrd"
     kernel.write_bytes(image.section_data(".linux"))
     initrd.write_bytes(image.section_data(".initrd"))
-    direct = DirectBoot(kernel=kernel, initrd=initrd, command_line=INJECTED)
-    return replace(config, direct=direct)
+    return _started_directly(config, DirectBoot(kernel=kernel, initrd=initrd, command_line=INJECTED))
+
+
+def _started_directly(config: MachineConfig, direct: DirectBoot) -> MachineConfig:
+    # QEMU gives its own kernel the first place, which the disk must not have then
+    return replace(config, direct=direct, disk_first=False)
 
 
 def _with_uki(config: MachineConfig, inputs: AttackInputs, uki: bytes) -> MachineConfig:

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -87,12 +87,12 @@ class Played:
         return self.attack.expects(self.seen)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Client:
-    """What a client found out about a machine."""
+    """What a client found out about a machine, and the exchange if there was one."""
 
     seen: Seen
-    session: RecordedSession | None = field(default=None)
+    session: RecordedSession | None = None
 
 
 def play_all(attacks: Sequence[AnyAttack], scene: Scene, *, jobs: int = 1) -> Iterator[Played]:
