@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from blindbuild.formats.tlog_policy import LogPolicy, parse_log_policy
-from blindbuild.verify.checklist import Checklist
-from blindbuild.verify.tlog import LOG_TITLES, RequiredLog, judge_logged
+from blindbuild.verify.checklist import LOG_TITLES, Checklist
+from blindbuild.verify.tlog import RequiredLog, judge_logged
 from tests.fakes import naive_log
 from tests.fakes.naive_log import LOG, WITNESS, Key
 from tests.fakes.published import NOW

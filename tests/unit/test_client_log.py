@@ -16,8 +16,8 @@ from blindbuild.client.log_memory import MAX_CONFLICTS, LogMemory
 from blindbuild.client.web import fetch, post
 from blindbuild.errors import BlindbuildError, ChannelError
 from blindbuild.formats.checkpoint import parse_checkpoint
-from blindbuild.verify.checklist import Checklist
-from blindbuild.verify.tlog import LOG_TITLES, judge_logged
+from blindbuild.verify.checklist import LOG_TITLES, Checklist
+from blindbuild.verify.tlog import FORKED, judge_logged
 from tests.fakes import naive_log
 from tests.fakes.log_world import ORIGIN, Shown, judged, others, our_entry, policy, reason
 from tests.fakes.published import NOW
@@ -92,7 +92,7 @@ def test_a_fork_is_refused_though_a_quorum_cosigned_it(tmp_path: Path) -> None:
     check = LogCheck(policy(), forked.proof, place=files(tmp_path / "evil", forked), memory=memory)
     steps = accept(check)
     assert reason(steps) == "M13:log-forked"
-    said = check.keep_evidence(check.require(now=NOW))
+    said = check.keep_evidence(check.require(now=NOW), [FORKED])
     before, kept = (Path(word) for word in said.removeprefix("both checkpoints are kept: ").split(" and "))
     assert (before.read_bytes(), kept.read_bytes()) == (FIRST.checkpoint, forked.checkpoint)
     assert size(memory) == 4

@@ -25,8 +25,8 @@ from blindbuild.formats.dsse import MAX_ENVELOPE
 from blindbuild.host.clock import unix_time
 from blindbuild.host.files import read_bytes
 from blindbuild.manifest.log_entry import log_entry_of
-from blindbuild.verify.checklist import Checklist
-from blindbuild.verify.tlog import FORKED, LOG_TITLES, judge_logged
+from blindbuild.verify.checklist import LOG_TITLES, Checklist
+from blindbuild.verify.tlog import judge_logged
 
 
 @click.command("verify")
@@ -82,6 +82,6 @@ def verify_command(
         print_json(steps_json(steps))
     else:
         show_steps(steps)
-    forked = FORKED in {f"{step.id}:{step.reason}" for step in steps.failed()}
-    require_passed(steps, more=check.keep_evidence(required) if forked else "")
+    reasons = {f"{step.id}:{step.reason}" for step in steps.failed()}
+    require_passed(steps, more=check.keep_evidence(required, reasons))
     check.record(note)

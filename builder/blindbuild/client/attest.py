@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from blindbuild.client.http1 import Response
-from blindbuild.client.log_check import LogCheck
 from blindbuild.client.state import StateStore
 from blindbuild.client.transport import DEFAULT_TIMEOUT_S, Connection
 from blindbuild.digest import Digest, HashAlgorithm
@@ -34,7 +33,10 @@ from blindbuild.verify import (
     parse_evidence,
 )
 from blindbuild.verify.session import MAX_ANSWER, NONCE_SIZE, PROFILE, SECRET_SIZE
-from blindbuild.verify.tlog import FORKED, RequiredLog
+
+if TYPE_CHECKING:  # a log is loaded by those who ask for one
+    from blindbuild.client.log_check import LogCheck
+    from blindbuild.verify.tlog import RequiredLog
 
 ENDORSEMENT_PATH = "/.well-known/blindbuild/endorsement"
 EVIDENCE_PATH = "/.well-known/blindbuild/evidence"
@@ -281,9 +283,9 @@ def _refuse(published: Appraisal, expectation: Expectation, log: RequiredLog | N
     try:
         published.accepted()
     except VerificationError as error:
-        if FORKED not in published.reasons or expectation.log is None or log is None:
+        if expectation.log is None or log is None:
             raise
-        kept = expectation.log.keep_evidence(log)
+        kept = expectation.log.keep_evidence(log, published.reasons)
         hint = "\n".join(line for line in (error.hint, kept) if line)
         raise VerificationError(error.message, step=error.step, reason=error.reason, hint=hint) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from blindbuild.client.log_files import open_log, read_consistency
@@ -12,7 +13,7 @@ from blindbuild.formats.note import write_note
 from blindbuild.formats.tlog_policy import LogPolicy
 from blindbuild.formats.tlog_proof import parse_tlog_proof
 from blindbuild.manifest.log_entry import DEFAULT_CHANNEL
-from blindbuild.verify.tlog import DEFAULT_SKEW_S, RequiredLog, accept_checkpoint
+from blindbuild.verify.tlog import DEFAULT_SKEW_S, FORKED, RequiredLog, accept_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +72,9 @@ class LogCheck:
         if note is not None and self.memory is not None and self.remember:
             self.memory.record(note)
 
-    def keep_evidence(self, required: RequiredLog) -> str:
-        """Keep both checkpoints of a log that forked; return where, for people."""
-        if self.memory is None or required.proof is None:
+    def keep_evidence(self, required: RequiredLog, reasons: Collection[str]) -> str:
+        """Keep both checkpoints if a refusal says that the log forked; return where, for people."""
+        if FORKED not in reasons or self.memory is None or required.proof is None:
             return ""
         signed = parse_tlog_proof(required.proof).signed
         before, kept = self.memory.keep_conflict(signed.checkpoint.origin, write_note(signed.note))

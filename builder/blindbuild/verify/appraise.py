@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from blindbuild.formats.tcglog import ReplayedLog
 from blindbuild.formats.tpm2 import Quote
 from blindbuild.manifest import DEFAULT_ATTESTATION_KEY, TrustRoots
 from blindbuild.verify.appraisal import _PROOF, AcceptedSession, Appraisal
-from blindbuild.verify.checklist import TITLES, Checklist, Outcome, found, refuse
+from blindbuild.verify.checklist import LOG_TITLES, TITLES, Checklist, Outcome, found, refuse
 from blindbuild.verify.endorse import AttestationKey, judge_endorsement
 from blindbuild.verify.explain import explain_differences
 from blindbuild.verify.policy import Basis, History, Policy
@@ -31,7 +32,9 @@ from blindbuild.verify.quote import (
 from blindbuild.verify.registers import PlatformMatch, check_registers, match_platform
 from blindbuild.verify.replay import judge_log
 from blindbuild.verify.session import RecordedSession
-from blindbuild.verify.tlog import LOG_TITLES, RequiredLog
+
+if TYPE_CHECKING:  # a log is loaded by those who ask for one
+    from blindbuild.verify.tlog import RequiredLog
 
 RECORDED = "recorded session: it proves nothing about now, whoever wrote the file knew nonce and secret"
 # steps that may not apply; every other one must have passed

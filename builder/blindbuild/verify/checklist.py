@@ -55,6 +55,11 @@ TITLES = {
     "E6": "every event is of the stated type",
     "E10": "every event is the stated one, in order, and none is extra",
 }
+# further steps of those whose policy asks for a transparency log; docs/spec/transparency-log.md
+LOG_TITLES = {
+    "M12": "the release is in the log, signed by the log and seen by its witnesses",
+    "M13": "the log is the one that was seen before, and only grew",
+}
 _REPORT = "save the session with --save and report it: this is a fault of blindbuild"
 _T = TypeVar("_T")
 

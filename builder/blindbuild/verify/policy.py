@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from blindbuild.digest import Digest
 from blindbuild.formats.tpm2 import ClockInfo
 from blindbuild.manifest import TrustRoots
-from blindbuild.verify.tlog import RequiredLog
+
+if TYPE_CHECKING:  # a log is loaded by those who ask for one
+    from blindbuild.verify.tlog import RequiredLog
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ from blindbuild.manifest import (
 from blindbuild.verify.channels import judge_channels
 from blindbuild.verify.checklist import Checklist, found, refuse
 from blindbuild.verify.policy import Basis, History, Policy
-from blindbuild.verify.tlog import judge_logged
 
 FIRST_USE = "first use: an older release of this product could not be noticed"
 
@@ -185,6 +184,8 @@ def _judge_log(steps: Checklist, basis: Basis) -> bytes | None:
     # M12 and M13 are steps only for who asks for a log
     if basis.log is None:
         return None
+    from blindbuild.verify.tlog import judge_logged
+
     return judge_logged(steps, basis.log, basis.envelope, now=basis.now, skew_s=basis.policy.clock_skew_s)
 
 

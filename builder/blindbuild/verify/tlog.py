@@ -20,10 +20,6 @@ from blindbuild.manifest.log_entry import DEFAULT_CHANNEL, log_entry_bytes, log_
 from blindbuild.manifest.rfc3339 import MAX_TIME, format_time
 from blindbuild.verify.checklist import Checklist, found, refuse
 
-LOG_TITLES = {
-    "M12": "the release is in the log, signed by the log and seen by its witnesses",
-    "M13": "the log is the one that was seen before, and only grew",
-}
 FORKED = "M13:log-forked"
 NO_WITNESS = "the log's policy asks for no witness: this client alone would notice a log that forks"
 FIRST_USE_OF_LOG = "first use of this log: a fork that began earlier could not be noticed"
