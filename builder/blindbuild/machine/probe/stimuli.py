@@ -376,7 +376,7 @@ def _damage(frame: bytes, numbers: Iterable[int]) -> bytes:
         position = header + next(draw) % (len(damaged) - header)
         damaged[position] = next(draw) & 0xFF
     if next(draw) % 8 == 0:
-        return bytes(damaged[: header + next(draw) % (len(damaged) - header)])
+        return bytes(damaged[: header + 1 + next(draw) % (len(damaged) - header)])
     return bytes(damaged)
 
 
