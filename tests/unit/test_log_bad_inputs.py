@@ -10,7 +10,7 @@ import pytest
 from blindbuild.errors import TlogError
 from blindbuild.formats.checkpoint import parse_checkpoint_text
 from blindbuild.formats.merkle import verify_consistency
-from blindbuild.formats.note import parse_note
+from blindbuild.formats.note import parse_note, parse_signature_lines
 from blindbuild.formats.tlog_policy import parse_log_policy
 from blindbuild.formats.tlog_tiles import parse_bundle, parse_tile
 from tests.fakes import naive_log
@@ -317,3 +317,11 @@ def test_88_two_checkpoints_of_one_size_with_two_roots() -> None:
         reason(judged(other, remembered=HONEST.checkpoint, policy=policy("quorum none\n")))
         == "M13:log-forked"
     )
+
+
+def test_signature_lines_alone_are_nothing_else() -> None:
+    lines = "".join(COSIGNED).encode()
+    assert [signature.line for signature in parse_signature_lines(lines)] == COSIGNED
+    for data in (b"", b"x\n\n" + lines, b"\n" + lines, lines[:-1], lines + b"\n", lines + b"x\n"):
+        with pytest.raises(TlogError):
+            parse_signature_lines(data)

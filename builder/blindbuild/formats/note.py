@@ -21,6 +21,7 @@ MAX_KEY_NAME = 255  # bytes; an ML-DSA-44 cosignature has one byte for the lengt
 _PUBLIC_SIZES = {ED25519: 32, COSIGNATURE_ED25519: 32, COSIGNATURE_ML_DSA_44: 1312}
 _KEY_ID_SIZE = 4
 _LINE_START = "— "  # em dash, U+2014, and a space
+_NO_TEXT = b"-\n"
 _CONTROL = re.compile(rb"[\x00-\x09\x0b-\x1f]")
 _ED25519_SPKI = bytes.fromhex("302a300506032b6570032100")  # RFC 8410 4: what stands before the 32 bytes
 
@@ -164,7 +165,10 @@ def parse_signature_lines(data: bytes) -> tuple[NoteSignature, ...]:
     Raises:
         TlogError: as `parse_note`.
     """
-    return parse_note(b"-\n\n" + data).signatures
+    note = parse_note(_NO_TEXT + b"\n" + data)
+    if note.text != _NO_TEXT:  # the text ends at the last empty line, and here there is none
+        raise TlogError("note: expected signature lines and nothing else")
+    return note.signatures
 
 
 def write_note(note: UnverifiedNote) -> bytes:
