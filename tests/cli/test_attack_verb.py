@@ -111,12 +111,12 @@ def test_json_has_stable_names_for_all_that_is_printed(play: Runner) -> None:
 
 
 def test_all_leaves_out_what_needs_a_probe_image_and_says_so() -> None:
-    chosen, left_out = choose_attacks(ALL, hostile=False)
+    chosen, left_out = choose_attacks(ALL, ATTACKS, hostile=False)
     assert left_out == tuple(name for name, attack in ATTACKS.items() if isinstance(attack, HostileAttack))
     assert {attack.name for attack in chosen} | {*left_out} == set(ATTACKS)
-    assert choose_attacks(ALL, hostile=True) == (tuple(ATTACKS.values()), ())
+    assert choose_attacks(ALL, ATTACKS, hostile=True) == (tuple(ATTACKS.values()), ())
     with pytest.raises(UsageError, match="accepted-socket: expected --hostile"):
-        choose_attacks("accepted-socket", hostile=False)
+        choose_attacks("accepted-socket", ATTACKS, hostile=False)
 
 
 def test_an_unknown_attack_is_wrong_usage(play: Runner) -> None:

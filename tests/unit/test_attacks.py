@@ -19,7 +19,7 @@ from blindbuild.formats.efivars import read_variables
 from blindbuild.formats.fat import read_fat, write_fat
 from blindbuild.formats.gpt import parse_gpt
 from blindbuild.formats.pe import append_sections, read_pe
-from blindbuild.machine.attack import ATTACKS, NOT_PLAYED, find_attack
+from blindbuild.machine.attack import ATTACKS, NOT_PLAYED, attacks_on, find_attack
 from blindbuild.machine.attack_acpi import FOUND_AT, MAGIC, ram_writing_table
 from blindbuild.machine.attack_disk import (
     LISTING,
@@ -370,3 +370,13 @@ IP = bytes([0x45]) + bytes(8) + bytes([6]) + bytes(10)
 )
 def test_only_arp_and_answers_from_the_served_port_are_no_finding(frame: bytes, allowed: bool) -> None:
     assert _allowed(frame, 443) is allowed
+
+
+@pytest.mark.parametrize(("version", "closed"), [(b"252.39-1~deb12u1", True), (b"257.13-1~deb13u1", False)])
+def test_an_old_stub_has_fewer_doors_and_only_those_end_otherwise(version: bytes, closed: bool) -> None:
+    magic = b"#### LoaderInfo: systemd-stub " + version + b" ####\0"
+    found = attacks_on(make_pe((FakeSection(b".sdmagic", magic),)))
+    assert list(found) == list(ATTACKS)
+    others = {name for name in ATTACKS if found[name] != ATTACKS[name]}
+    assert others == ({"smbios-cmdline", "esp-addon"} if closed else set())
+    assert all(found[name].outcome is Outcome.NO_EFFECT for name in others)

@@ -22,8 +22,8 @@ from blindbuild.formats.printable import visible
 from blindbuild.host.clock import unix_time
 from blindbuild.host.files import temporary_directory
 from blindbuild.host.reporter import Reporter
-from blindbuild.machine.attack import ATTACKS, NOT_PLAYED, find_attack
-from blindbuild.machine.attack_model import AnyAttack, Attack, HostileAttack, Outcome, Seen
+from blindbuild.machine.attack import ATTACKS, NOT_PLAYED, attacks_on, find_attack
+from blindbuild.machine.attack_model import AnyAttack, Attack, AttackTable, HostileAttack, Outcome, Seen
 from blindbuild.machine.attack_play import Played, Scene, play_all
 from blindbuild.machine.config import MachineConfig
 from blindbuild.machine.swtpm import TpmAuthority
@@ -72,19 +72,21 @@ class Report:
         }
 
 
-def choose_attacks(name: str, *, hostile: bool) -> tuple[tuple[AnyAttack, ...], tuple[str, ...]]:
+def choose_attacks(
+    name: str, table: AttackTable, *, hostile: bool
+) -> tuple[tuple[AnyAttack, ...], tuple[str, ...]]:
     """Return the attacks of a name, and the names of those that need a probe image and do without.
 
     Raises:
         UsageError: no such attack, or one alone that needs the probe image.
     """
     if name != ALL:
-        attack = find_attack(name)
+        attack = table[find_attack(name).name]
         if isinstance(attack, HostileAttack) and not hostile:
             raise UsageError(f"{name}: expected --hostile with the probe image of the recipe")
         return (attack,), ()
-    chosen = [a for a in ATTACKS.values() if hostile or not isinstance(a, HostileAttack)]
-    return tuple(chosen), tuple(name for name, a in ATTACKS.items() if a not in chosen)
+    chosen = [a for a in table.values() if hostile or not isinstance(a, HostileAttack)]
+    return tuple(chosen), tuple(name for name, a in table.items() if a not in chosen)
 
 
 def play_on_image(
@@ -96,15 +98,16 @@ def play_on_image(
         UsageError: no such attack, or not an image that can be attacked.
         MachineError: the honest machine does not run.
     """
-    attacks, left_out = choose_attacks(name, hostile=hostile is not None)
     files = check_image(image)
+    uki = next(data for file, data in files.items() if file.endswith(".efi"))
+    attacks, left_out = choose_attacks(name, attacks_on(uki), hostile=hostile is not None)
     began, played = time.monotonic(), []
     with temporary_directory() as directory:
         scene = Scene(
             # several machines run at a time: each has a port and a place of its own
             config=replace(config, host_port=0, state_dir=None),
             expect=client_of(files[STATEMENT]),
-            route=find_route(next(data for file, data in files.items() if file.endswith(".efi"))),
+            route=find_route(uki),
             ready=gate_answers,
             directory=directory,
             hostile=None if hostile is None else replace(hostile, host_port=0, state_dir=None),

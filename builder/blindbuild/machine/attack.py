@@ -5,17 +5,20 @@ The tests play each, and `blindbuild run --attack` lets people play; docs/attack
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 
 from blindbuild.errors import UsageError
+from blindbuild.formats.pe import read_pe
 from blindbuild.machine.attack_boot import BOOT_ATTACKS
 from blindbuild.machine.attack_bytes import BYTES_ATTACKS
 from blindbuild.machine.attack_hostile import HOSTILE_ATTACKS
 from blindbuild.machine.attack_image import IMAGE_ATTACKS
-from blindbuild.machine.attack_model import AnyAttack, AttackTable
+from blindbuild.machine.attack_model import AnyAttack, AttackTable, Outcome
 from blindbuild.machine.attack_running import PLUGGING_ATTACKS, RUNNING_ATTACKS
 from blindbuild.machine.attack_snapshot import SNAPSHOT_ATTACKS
 from blindbuild.machine.attack_tpm import TPM_ATTACKS
+from blindbuild.measure.stub import parse_stub_magic
 
 _ALL: tuple[AnyAttack, ...] = (
     *IMAGE_ATTACKS,
@@ -39,6 +42,25 @@ NOT_PLAYED = MappingProxyType(
         "CPU side channels, timing, sizes": "not closed by any image; the ledger says so",
     }
 )
+
+
+# A stub that reads no command line from outside the image does not see these
+_SIDE_DOORS = frozenset({"smbios-cmdline", "esp-addon"})
+
+
+def attacks_on(uki: bytes) -> AttackTable:
+    """Return the attacks with the outcomes they must have on this boot image: old stubs have fewer doors.
+
+    Raises:
+        FormatError: it has no stub of systemd's.
+    """
+    if parse_stub_magic(read_pe(uki).section_data(".sdmagic")).reads_extra_command_lines:
+        return ATTACKS
+    closed: dict[str, AnyAttack] = {
+        name: replace(ATTACKS[name], outcome=Outcome.NO_EFFECT, registers=frozenset(), reasons=frozenset())
+        for name in _SIDE_DOORS
+    }
+    return MappingProxyType({name: closed.get(name, attack) for name, attack in ATTACKS.items()})
 
 
 def find_attack(name: str) -> AnyAttack:
