@@ -59,17 +59,26 @@ def verb_of(name: str) -> click.Command:
     return found
 
 
-def option_names(verb: str) -> set[str]:
+def resolve(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that words name, through groups of verbs such as `log`, and the words that are left."""
+    command, rest = verb_of(words[0]), words[1:]
+    while isinstance(command, click.Group) and rest:
+        inner = command.get_command(CONTEXT, rest[0])
+        assert inner is not None, words
+        command, rest = inner, rest[1:]
+    return command, rest
+
+
+def option_names(command: click.Command) -> set[str]:
     names = {"--help", "-h"}
-    for parameter in verb_of(verb).params:
+    for parameter in command.params:
         names.update(parameter.opts, parameter.secondary_opts)
     return names
 
 
 @pytest.mark.parametrize(("page", "text"), WHOLE, ids=[text[:60] for _, text in WHOLE])
 def test_every_command_of_a_block_is_taken(page: Path, text: str) -> None:
-    verb, *words = shlex.split(text)
-    command = verb_of(verb)
+    command, words = resolve(shlex.split(text))
     context = click.Context(command)
     values, rest, _order = command.make_parser(context).parse_args(words)
     assert rest == []  # an argument more than the verb has
@@ -82,9 +91,9 @@ def test_every_command_of_a_block_is_taken(page: Path, text: str) -> None:
 
 @pytest.mark.parametrize(("page", "text"), MENTIONED, ids=[text[:60] for _, text in MENTIONED])
 def test_every_verb_and_option_in_a_sentence_exists(page: Path, text: str) -> None:
-    verb, *words = text.split()
-    assert verb in VERBS
-    assert {word for word in words if word.startswith("-")} <= option_names(verb)
+    assert text.split()[0] in VERBS
+    command, words = resolve(text.split())
+    assert {word for word in words if word.startswith("-")} <= option_names(command)
 
 
 def test_the_pages_have_commands_to_look_at() -> None:
