@@ -71,7 +71,7 @@ def endorsement_extensions(
     values = {"3.1": versions.bootloader, "3.2": versions.tee, "3.3": versions.snp, "3.8": versions.microcode}
     if versions.fmc is not None:
         values["3.9"] = versions.fmc
-    values |= {"1": 1, "3.4": 0, "3.5": 0, "3.6": 0, "3.7": 0}
+    values |= {"1": int(versions.fmc is not None), "3.4": 0, "3.5": 0, "3.6": 0, "3.7": 0}
     extensions = [(f"{_AMD}.{arc}", integer(value)) for arc, value in values.items()]
     extensions.append((f"{_AMD}.2", b"\x16" + bytes((len(product),)) + product.encode()))
     last = (f"{_AMD}.5", b"\x16\x03abc") if chip is None else (f"{_AMD}.4", chip)

@@ -182,12 +182,12 @@ def test_a_report_with_reserved_values_is_refused_though_it_is_signed(fields: di
 
 
 def test_what_version_5_adds_is_read_there_and_nowhere_else() -> None:
-    fields = {"policy": 0x20000 | 1 << 25, "platform_info": 0xA0, "mitigations": b"\1" * 16}
+    fields = {"policy": 0x20000 | 1 << 25, "platform_info": 0xE0, "mitigations": b"\1" * 16}
     assert judge(TURIN.report(DATA, **fields), machine=TURIN).accepted()
     with pytest.raises(FormatError, match="guest policy of 26 bits"):
         parse_snp_report(TURIN.report(DATA, policy=0x20000 | 1 << 26))
-    with pytest.raises(FormatError, match="within 0xbf"):
-        parse_snp_report(TURIN.report(DATA, platform_info=1 << 6))
+    with pytest.raises(FormatError, match="within 0xff"):
+        parse_snp_report(TURIN.report(DATA, platform_info=1 << 8))
     with pytest.raises(FormatError, match="within 0x1f"):
         parse_snp_report(MACHINE.but(version=2).report(DATA, platform_info=1 << 5))
 
@@ -303,6 +303,8 @@ def test_a_certificate_with_more_than_one_meaning_is_refused(extensions: list, m
         ("2", None),
         ("4", None),
         ("4", CHIP[:63]),
+        ("1", b"\x02\x01\1"),
+        ("1", b"\x02\x01\2"),
         ("3.1", b"\x02\x02\0\x04"),
         ("3.1", b"\x02\x02\1\0"),
         ("3.1", b"\x02\x01\xff"),

@@ -1,10 +1,11 @@
 """Evidence of real processors: what other projects publish, judged by the back-ends.
 
 The files are beside the repository, in `vectors/platforms`, or where BLINDBUILD_PLATFORM_VECTORS says. Where
-they are from (all under the Apache License 2.0):
+they are from (all but one under the Apache License 2.0):
 
 snp/: google/go-sev-guest at af1c107a (go-sev-guest.*, ask_ark_*.pem), confidential-containers/trustee at
-78962cd4 (trustee*), virtee/sev at 9cf2adbf (virtee*).
+78962cd4 (trustee*), virtee/sev at 9cf2adbf (virtee*); microsoft/TEE-Attestation-Verification at 220ffb3b, MIT
+License (microsoft*).
 tdx/: google/go-tdx-guest at 91f9a52f (go-tdx-guest*, intel-root.pem, Intel's answers and their signer's
 chain; the first quote without the text that its tests put behind it), trustee (trustee*).
 nitro/: evervault/attestation-doc-validation at 084ba280.
@@ -88,7 +89,9 @@ def amd() -> SnpTrust:
     )
 
 
-def judge_snp(report: bytes, certificate: bytes, trust: SnpTrust | None = None) -> EvidenceAppraisal:
+def judge_snp(
+    report: bytes, certificate: bytes, trust: SnpTrust | None = None, now: int = at(2025, 6, 1)
+) -> EvidenceAppraisal:
     try:
         measured, bound = parse_snp_report(report).measurement, parse_snp_report(report).report_data[:32]
     except FormatError:
@@ -97,7 +100,7 @@ def judge_snp(report: bytes, certificate: bytes, trust: SnpTrust | None = None) 
     return appraise_evidence(
         SnpEvidence(report, certificate),
         roots=PlatformRoots(trust or amd(), None, None),
-        expected=Expected((reference,), bound, at(2025, 6, 1)),
+        expected=Expected((reference,), bound, now),
     )
 
 
@@ -111,15 +114,21 @@ class Report:
     name: str
     certificate: str
     version: int
+    now: int = at(2025, 6, 1)
     # report data that fills all 64 bytes is none of ours; debugging is allowed in one sample
     refused: frozenset[str] = frozenset()
 
 
 REPORTS = (
-    Report("go-sev-guest.report.bin", "go-sev-guest.vcek.der", 2, frozenset({"S7:debug-allowed"})),
+    Report("go-sev-guest.report.bin", "go-sev-guest.vcek.der", 2, refused=frozenset({"S7:debug-allowed"})),
     Report("trustee.report.bin", "trustee.vcek.der", 2),
-    Report("trustee-vlek.report.bin", "trustee-vlek.vlek.der", 3, frozenset({"R3:binding-mismatch"})),
-    Report("virtee.report.bin", "virtee.vcek.der", 2, frozenset({"R3:binding-mismatch"})),
+    Report("trustee-vlek.report.bin", "trustee-vlek.vlek.der", 3, refused=frozenset({"R3:binding-mismatch"})),
+    Report("microsoft-milan.report.bin", "microsoft-milan.vcek.der", 3, at(2026, 3, 1)),
+    Report("microsoft-genoa.report.bin", "microsoft-genoa.vcek.der", 3, at(2026, 3, 1)),
+    Report("microsoft-turin.report.bin", "microsoft-turin.vcek.der", 5, at(2026, 3, 1)),
+    Report("trustee-azure.report.bin", "trustee-azure.vcek.der", 2),
+    Report("trustee-genoa.report.bin", "trustee-genoa.vcek.der", 3),
+    Report("virtee.report.bin", "virtee.vcek.der", 2, refused=frozenset({"R3:binding-mismatch"})),
 )
 
 
@@ -127,7 +136,7 @@ REPORTS = (
 def test_reports_of_amds_processors_are_genuine(sample: Report) -> None:
     report, certificate = read(f"snp/{sample.name}"), read(f"snp/{sample.certificate}")
     assert parse_snp_report(report).version == sample.version
-    appraisal = judge_snp(report, certificate)
+    appraisal = judge_snp(report, certificate, now=sample.now)
     assert appraisal.reasons == sample.refused
     assert (appraisal.verdict is not None) == (not sample.refused)
 
@@ -137,7 +146,7 @@ def test_no_damaged_report_of_amds_is_accepted(sample: Report) -> None:
     report, certificate, trust = read(f"snp/{sample.name}"), read(f"snp/{sample.certificate}"), amd()
     assert_all_refused(parse_snp_report, truncations(report), FormatError)
     for damaged in bit_flips(report, step=3):
-        appraisal = judge_snp(damaged, certificate, trust)
+        appraisal = judge_snp(damaged, certificate, trust, sample.now)
         assert appraisal.verdict is None
         assert appraisal.reasons & {"S1:malformed", "S4:signature-mismatch", "S4:other-key-kind"}
         assert not any(reason.endswith("internal-error") for reason in appraisal.reasons)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -89,7 +89,7 @@ def command(
     issuer_chain: Path | None,
     at: str | None,
     as_json: bool,
-    **said: object,
+    **said: Any,
 ) -> None:
     """Judge FILE: an SEV-SNP report, a TDX quote or a Nitro Enclave's document, as the guest handed it out.
 
@@ -99,7 +99,7 @@ def command(
     Example: blindbuild evidence report.bin --kind snp --roots roots.json --certificate vcek.der
     --manifest images/hello/1.0.0 --trust trust.json --nonce NONCE --spki key.der
     """
-    judged_by = _Said(**said)  # type: ignore[arg-type]
+    judged_by = _Said(**said)
     _check_said(judged_by)
     files = _Files(certificate, tcb_info, qe_identity, issuer_chain)
     appraisal = _judge(_read_evidence(file, kind, files), _read_roots(roots), judged_by, _time(at))

@@ -58,7 +58,9 @@ def read_endorsed_key(certificate: Certificate) -> EndorsedKey:
         raise FormatError(f"AMD certificate: unknown extension {unknown[0]}")
     if (_HARDWARE in extensions) == (_PROVIDER in extensions):
         raise FormatError("AMD certificate: expected either a chip or a provider")
-    _integer(extensions, _VERSION)
+    with_fmc = _FMC in extensions
+    if _integer(extensions, _VERSION) != with_fmc:  # the structure's version: 1 came with the FMC
+        raise FormatError("AMD certificate: expected version 1 with the FMC's part, and 0 without it")
     for oid in _RESERVED:
         if oid in extensions and _integer(extensions, oid):
             raise FormatError(f"AMD certificate: expected 0 in the reserved extension {oid}")
@@ -74,7 +76,7 @@ def read_endorsed_key(certificate: Certificate) -> EndorsedKey:
             _integer(extensions, _TEE),
             _integer(extensions, _SNP),
             _integer(extensions, _MICROCODE),
-            fmc=_integer(extensions, _FMC) if _FMC in extensions else None,
+            fmc=_integer(extensions, _FMC) if with_fmc else None,
         ),
         hardware=hardware,
         public=key,

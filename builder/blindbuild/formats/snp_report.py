@@ -26,8 +26,8 @@ _POLICY_ONE = 1 << 17  # reserved, must be one
 _POLICY_BITS = {2: 25, 3: 25, 5: 26}  # bits from here on are reserved; 25 (PAGE_SWAP_DISABLE) is new in 5
 
 PLATFORM_ALIAS_CHECK = 1 << 5
-# bit 5 (alias check) is new in 3, bit 7 (SEV-TIO) in 5; 6 is reserved
-_PLATFORM_BITS = {2: 0x1F, 3: 0x3F, 5: 0xBF}
+# bit 5 (alias check) is new in 3, bits 6 and 7 in 5 (IOMMU_WRITE_SAFE, which Turin sets, and SEV-TIO)
+_PLATFORM_BITS = {2: 0x1F, 3: 0x3F, 5: 0xFF}
 
 _ECDSA_P384_SHA384 = 1
 _NUMBER_SIZE = 72  # bytes of r and of s; a P-384 number has 48
