@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from blindbuild.manifest.platform_roots import NitroTrust, PlatformRoots, SnpTrust, TdxTrust
 from blindbuild.measure.launch_kinds import KIND_NITRO, KIND_SEV_SNP, KIND_TDX
-from blindbuild.verify import checklist, evidence, nitro, snp, tdx
+from blindbuild.verify import evidence, nitro, snp, tdx
+from blindbuild.verify.appraise import _CHANNELS, _OPTIONAL, _titles
 from blindbuild.verify.checklist import Checklist
 from blindbuild.verify.evidence import EvidenceAppraisal, Expected, Reference, ValueResult
 from blindbuild.verify.nitro import NitroEvidence, judge_nitro
@@ -19,10 +20,6 @@ from blindbuild.verify.tdx import TdxEvidence, judge_tdx
 
 PlatformEvidence = SnpEvidence | TdxEvidence | NitroEvidence
 BY_HAND = "the reference values were given by hand: no release key vouches for them"
-# of the statement; docs/spec/verification.md says when a step need not apply
-_PUBLICATION = ("M2", "M4", "M6", "M7", "M8", "M9", "M10", "P1", "P2", "P3")
-_OPTIONAL = frozenset({"M7", "M9", "M10"})
-_CHANNELS = frozenset({"P2", "P3"})
 
 
 def appraise_evidence(
@@ -38,7 +35,7 @@ def appraise_evidence(
     Returns:
         The appraisal; a mismatch is never raised, `accepted()` does that.
     """
-    titles = _titles(judged)
+    titles = _steps_of(judged)
     steps = Checklist(titles)
     steps.warn(BY_HAND)
     platform, values = _judge(steps, judged, roots, expected)
@@ -59,7 +56,8 @@ def appraise_published_evidence(
         nonce: what the client chose.
         spki: DER SubjectPublicKeyInfo of the channel's key.
     """
-    titles = {step: checklist.TITLES[step] for step in _PUBLICATION} | _titles(judged)
+    publishing = {step: title for step, title in _titles(basis).items() if step.startswith(("M", "P"))}
+    titles = publishing | _steps_of(judged)
     steps = Checklist(titles)
     publication = judge_publication(steps, basis)
     expected = Expected(
@@ -112,7 +110,7 @@ def kind_of(judged: PlatformEvidence) -> str:
             return KIND_NITRO
 
 
-def _titles(judged: PlatformEvidence) -> dict[str, str]:
+def _steps_of(judged: PlatformEvidence) -> dict[str, str]:
     match judged:
         case SnpEvidence():
             return snp.TITLES | evidence.TITLES
