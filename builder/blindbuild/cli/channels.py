@@ -19,6 +19,7 @@ from blindbuild.cli.channel_remarks import python_json, python_remarks, telemetr
 from blindbuild.cli.naming import reading
 from blindbuild.cli.options import json_option, print_json
 from blindbuild.cli.outputs import STATEMENT
+from blindbuild.cli.probe_options import ProbeArguments, probe_options, run_probe
 from blindbuild.cli.render import ChannelLine, output_console, print_channels, print_remarks
 from blindbuild.digest import Digest
 from blindbuild.errors import FormatError, UsageError, VerificationError
@@ -48,8 +49,10 @@ class _Image:
 
 @click.command("channels")
 @click.argument("image", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--probe", is_flag=True, help="Boot it with bait around it, and look at all it shows.")
+@probe_options
 @json_option
-def command(image: Path, as_json: bool) -> None:
+def command(image: Path, probe: bool, options: ProbeArguments, as_json: bool) -> None:
     """Recompute channels.json of an image directory from kernel.config, System.map and NAME.efi.
 
     Exit code 3 if it differs from the published ledger, if that is not the one that the statement names, if
@@ -57,8 +60,17 @@ def command(image: Path, as_json: bool) -> None:
     stands first, then what the recipe leaves open. That kernel.config and System.map are of the kernel in the
     image is shown by rebuilding it.
 
-    Example: blindbuild channels images/hello/1.0.0
+    With --probe instead: probe.json, what the machine was seen to do over boot, idle, load and crash, each
+    check with an image that leaks as its control (docs/spec/probe.md). Exit code 3 if a check that an image
+    can satisfy is open or not proven. --recipe builds the control images.
+
+    Example: blindbuild channels images/hello/1.0.0;
+    blindbuild channels images/hello/1.0.0 --probe --recipe recipes/hello --key release.key
     """
+    options.require_probe(probe)
+    if probe:
+        run_probe(image, options, as_json=as_json)
+        return
     loaded = _load(image)
     inputs = LedgerInputs(
         config=loaded.config,

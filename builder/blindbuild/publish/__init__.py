@@ -18,6 +18,7 @@ from blindbuild.publish.sign import (
     generate_key,
     load_key,
     sign_payload,
+    sign_probe,
     sign_release,
     sign_statement,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "parse_key_uri",
     "sign_boot_image",
     "sign_payload",
+    "sign_probe",
     "sign_release",
     "sign_statement",
 ]

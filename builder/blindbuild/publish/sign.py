@@ -32,6 +32,7 @@ from blindbuild.manifest import (
     parse_statement,
     release_bytes,
 )
+from blindbuild.manifest.probe import parse_probe
 
 _PARSERS: Mapping[str, Callable[[bytes], object]] = {
     STATEMENT_PAYLOAD_TYPE: parse_statement,
@@ -97,6 +98,16 @@ def sign_statement(key: SigningKey, statement: bytes) -> bytes:
     """
     parse_statement(statement)
     return sign_payload(key, STATEMENT_PAYLOAD_TYPE, statement)
+
+
+def sign_probe(key: SigningKey, probe: bytes) -> bytes:
+    """Return the envelope over a probe's bytes.
+
+    Raises:
+        ManifestError: no reader would accept the probe.
+    """
+    parse_probe(probe)
+    return sign_payload(key, STATEMENT_PAYLOAD_TYPE, probe)
 
 
 def sign_release(key: SigningKey, release: Release) -> bytes:

@@ -68,7 +68,7 @@ def lay_bait(directory: Path, sockets: Path) -> Bait:
         captures={name: directory / f"{name}.pcap" for name in NETWORKS},
         share=share,
         trace=directory / "trace.log",
-        missing=tuple(_missing()),
+        missing=tuple(missing_bait()),
     )
     return replace(bait, arguments=tuple(_arguments(bait)))
 
@@ -80,7 +80,8 @@ def _write_disk(path: Path, name: str) -> Path:
     return path
 
 
-def _missing() -> Iterator[tuple[str, str]]:
+def missing_bait() -> Iterator[tuple[str, str]]:
+    """Yield what this host cannot attach, and why."""
     if not _VSOCK_DEVICE.exists():
         yield "vsock", f"this host has no {_VSOCK_DEVICE}"
 

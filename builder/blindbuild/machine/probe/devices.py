@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from blindbuild.digest import Digest, HashAlgorithm
+from blindbuild.host.process import run
+from blindbuild.machine.accelerator import QEMU
 from blindbuild.machine.machine import Machine
 
 TRACED = ("memory_region_ops_read", "memory_region_ops_write", "pci_cfg_read", "pci_cfg_write")
@@ -20,8 +22,20 @@ KEYS = ("ret", "esc", "f12", "ctrl-c", "alt-sysrq-h", "alt-f2", "shift-pgup", "c
 MAX_TRACE_LINES = 50_000_000  # a machine that serves for a minute has some 20,000; bounds time
 RAM_BELOW_GAP_MIB = 2048  # QEMU hw/i386/pc_q35.c: a q35 machine's RAM is in one piece up to here
 
+VERSION_LIMIT_S = 30.0
+
 _REGION = re.compile(rb"^memory_region_ops_(?:read|write) cpu [0-9]+ .* name '([^']*)'")
 _CONFIGURATION = re.compile(rb"^pci_cfg_(?:read|write) (\S+) ")
+
+
+def qemu_version() -> str:
+    """Return what QEMU calls itself, without what follows the version.
+
+    Raises:
+        ToolError: it is missing.
+    """
+    words = run(QEMU, ["--version"], timeout_s=VERSION_LIMIT_S).stdout.decode("ascii", "replace").split()
+    return " ".join(words[words.index("version") + 1 :][:2]) if "version" in words else "unknown"
 
 
 def trace_touches(machine: Machine) -> None:

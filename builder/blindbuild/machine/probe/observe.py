@@ -8,7 +8,10 @@ from enum import Enum
 
 from blindbuild.digest import Digest
 from blindbuild.machine.probe.canary import Hit
+from blindbuild.machine.probe.handshake import HandshakeReport
+from blindbuild.machine.probe.peer import PeerReport
 
+CANARY = "canary"  # the name of a request that carries one
 WORKED = "done"  # the outcome of an attempt that the kernel let happen
 
 
@@ -18,6 +21,7 @@ class Phase(Enum):
     BOOT = "boot"
     IDLE = "idle"
     LOAD = "load"
+    STRANGER = "stranger"
     LINK = "link"
     KEYS = "keys"
     CRASH = "crash"
@@ -111,11 +115,16 @@ class Observation:
         variables: digest of the firmware's variables, when the gate answered and at the end.
         tpm: see there.
         link: see there.
+        port: where the service listens.
+        peer: what a neighbour on the link was answered; None if there was none.
+        handshake: what a stranger was shown by TLS and HTTP; None if none came.
+        other_handshake: the same at another boot; None if there was none.
         exchanges: every request and its answer.
         refusals: why the machine's evidence was refused; empty if it was accepted.
         search: for the canary, in all that was left.
         memory: the same in the guest's memory, read by the host while it served; None if it was not read.
-        attempts: what a hostile program tried, and how it came out, by who tried; empty for other images.
+        reporters: who of the image has to report what it tried.
+        attempts: what they tried, and how it came out.
         ending: how the machine ended before it was told to; None if it was running.
     """
 
@@ -131,9 +140,14 @@ class Observation:
     variables: tuple[Digest, Digest]
     tpm: TpmSeen
     link: LinkSeen
+    port: int
+    peer: PeerReport | None
+    handshake: HandshakeReport | None
+    other_handshake: HandshakeReport | None
     exchanges: tuple[Exchange, ...]
     refusals: tuple[str, ...]
     search: SearchSeen
     memory: SearchSeen | None
+    reporters: tuple[str, ...]
     attempts: Mapping[str, Mapping[str, str]]
     ending: str | None

@@ -39,7 +39,9 @@ from blindbuild.machine.probe.devices import (
     trace_touches,
 )
 from blindbuild.machine.probe.frames import Guest, classify_frames
+from blindbuild.machine.probe.handshake import HandshakeReport, observe_handshake
 from blindbuild.machine.probe.observe import (
+    CANARY,
     WORKED,
     Exchange,
     LinkSeen,
@@ -48,6 +50,7 @@ from blindbuild.machine.probe.observe import (
     ScreenSeen,
     SearchSeen,
 )
+from blindbuild.machine.probe.peer import LinkPeer, PeerReport, scan_machine
 from blindbuild.machine.probe.plain import ask_plainly, gate_speaks
 from blindbuild.machine.qemu import MachineFiles
 from blindbuild.machine.serial_ports import PORT_COUNT, SerialCapture
@@ -73,7 +76,9 @@ class Subject:
         expect: what its evidence is judged by, once the TPM's authority is known.
         route: where the workload answers.
         canary: what requests carry.
-        hostile: the workload is the one that tries to break out, and takes words.
+        asks_dhcp: the guest asks for its address.
+        reporters: who of the image reports what it tried to break out; empty for a workload that does not.
+        scan: a neighbour on the link asks for everything.
         crash: the words that make it misbehave.
         idle_s: how long nobody asks it anything.
     """
@@ -84,7 +89,9 @@ class Subject:
     expect: Callable[[Machine], Expectation]
     route: str
     canary: Canary
-    hostile: bool = False
+    asks_dhcp: bool = False
+    reporters: tuple[str, ...] = ()
+    scan: bool = True
     crash: tuple[bytes, ...] = ()
     idle_s: float = IDLE_S
 
@@ -96,12 +103,15 @@ def observe_machine(subject: Subject, *, reporter: Reporter) -> Observation:
         MachineError: the machine does not start or never answers.
         ToolError: QEMU or swtpm is missing.
     """
-    with temporary_directory(prefix="probe-") as directory:
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(temporary_directory(prefix="probe-"))
         state = directory / "state"
         state.mkdir()
         bait = lay_bait(state, directory)
+        peer = stack.enter_context(LinkPeer(directory)) if subject.scan else None
         config = replace(
             subject.config,
+            link_socket=None if peer is None else peer.socket_path,
             tpm_transcript=True,
             more_devices=(*subject.config.more_devices, *bait.arguments),
             state_dir=state,
@@ -110,7 +120,7 @@ def observe_machine(subject: Subject, *, reporter: Reporter) -> Observation:
         with BaitConsoles(bait.consoles, state) as consoles:
             with Machine(config) as machine:
                 consoles.start()
-                watch = _Watch(subject, machine, bait, consoles, reporter)
+                watch = _Watch(subject, machine, bait, consoles, peer, reporter)
                 watch.play()
                 end, ending = watch.finish()
                 files = machine.files
@@ -134,6 +144,7 @@ class _Watch:
     machine: Machine
     bait: Bait
     consoles: BaitConsoles
+    peer: LinkPeer | None
     reporter: Reporter
     phases: list[tuple[Phase, float, float]] = field(default_factory=list)
     exchanges: list[Exchange] = field(default_factory=list)
@@ -142,6 +153,8 @@ class _Watch:
     memory: SearchSeen | None = None
     ready: _Live | None = None
     commands_at_ready: int = 0
+    handshake: HandshakeReport | None = None
+    scanned: PeerReport | None = None
     keys: int = 0
     first_frame_s: float = 0.0
 
@@ -150,6 +163,9 @@ class _Watch:
         self._phase(Phase.BOOT, self._boot)
         self._phase(Phase.IDLE, lambda: time.sleep(self.subject.idle_s))
         self._phase(Phase.LOAD, self._load)
+        self._phase(Phase.STRANGER, self._look)
+        if (peer := self.peer) is not None:
+            self._phase(Phase.LINK, lambda: self._scan(peer))
         self._phase(Phase.KEYS, self._press)
         if self.subject.crash:
             self._phase(Phase.CRASH, self._crash)
@@ -179,16 +195,21 @@ class _Watch:
             variables=(ready.variables, end.variables),
             tpm=see_tpm(files.tpm_log.read_bytes(), self.commands_at_ready),
             link=self._see_link(files),
+            port=self.machine.config.guest_port,
+            peer=self.scanned,
+            handshake=self.handshake,
+            other_handshake=None,
             exchanges=tuple(self.exchanges),
             refusals=self.refusals,
             search=search_artefacts(files, self.subject.canary),
             memory=self.memory,
+            reporters=self.subject.reporters,
             attempts=self.attempts,
             ending=ending,
         )
 
     def _see_link(self, files: MachineFiles) -> LinkSeen:
-        guest = Guest.of(self.machine.config)
+        guest = Guest.of(self.machine.config, asks_dhcp=self.subject.asks_dhcp)
         frames = parse_pcap(files.capture.read_bytes())
         unexpected = classify_frames(frames, guest=guest, port=self.machine.config.guest_port)
         return LinkSeen(sum(frame.source == guest.mac for frame in frames), unexpected)
@@ -224,11 +245,11 @@ class _Watch:
     def _load(self) -> None:
         """Have the evidence judged, then send what the image takes: words, or requests with the canary."""
         self.refusals = self._judge()
-        if self.subject.hostile:
+        if self.subject.reporters:
             self._collect_attempts()
-        elif self.refusals:
+        if not any(exchange.request == CANARY for exchange in self.exchanges):
             for _ in range(LOADS):
-                self._ask_plainly(Phase.LOAD, self.subject.canary.text, name="canary")
+                self._ask_plainly(Phase.LOAD, self.subject.canary.text, name=CANARY)
         self._read_memory()
 
     def _judge(self) -> tuple[str, ...]:
@@ -236,7 +257,7 @@ class _Watch:
         try:
             attempt = attest(self.machine.url, self.subject.expect(self.machine), timeout_s=EXCHANGE_LIMIT_S)
             with contextlib.closing(attempt):
-                if not attempt.appraisal.reasons and not self.subject.hostile:
+                if not attempt.appraisal.reasons and not self.subject.reporters:
                     self._send(attempt.accept())
                 return tuple(sorted(attempt.appraisal.reasons))
         except BlindbuildError as error:
@@ -247,9 +268,9 @@ class _Watch:
             try:
                 answer = connection.request(self.subject.route, self.subject.canary.text)
             except ChannelError as error:
-                self.exchanges.append(Exchange(Phase.LOAD, "canary", None, error.message))
+                self.exchanges.append(Exchange(Phase.LOAD, CANARY, None, error.message))
                 return
-            self.exchanges.append(Exchange(Phase.LOAD, "canary", answer.status))
+            self.exchanges.append(Exchange(Phase.LOAD, CANARY, answer.status))
 
     def _ask_plainly(self, phase: Phase, body: bytes, *, name: str) -> bytes:
         """POST a body without judging anybody; return the answer's, or nothing."""
@@ -282,6 +303,13 @@ class _Watch:
         hits, sizes = search_files({"memory": path}, self.subject.canary)
         self.memory = SearchSeen(sizes, hits)
         path.unlink()
+
+    def _look(self) -> None:
+        host, port = HOST_ADDRESS, self.machine.port
+        self.handshake = observe_handshake(host, port, routes=(self.subject.route,))
+
+    def _scan(self, peer: LinkPeer) -> None:
+        self.scanned = scan_machine(peer, self.machine, asks_dhcp=self.subject.asks_dhcp)
 
     def _press(self) -> None:
         self.keys = press_keys(self.machine)
