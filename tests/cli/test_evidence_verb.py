@@ -143,7 +143,7 @@ def test_a_lie_is_exit_code_3_with_its_reason(place: Path) -> None:
     assert (error.exit_code, "S7 debug-allowed" in error.message) == (3, True)
     assert "R2 measurement-mismatch" in error.message
     value = json.loads(done.stdout)
-    assert value["accepted"] is False
+    assert (value["accepted"], value["live"]) == (False, False)
     assert {step["reason"] for step in value["steps"]} >= {"debug-allowed", "measurement-mismatch"}
 
 
@@ -181,6 +181,8 @@ def test_a_certificate_may_be_pem(place: Path) -> None:
         ("tdx", ["HAND", "TCB"], "--tcb-info, --qe-identity and --issuer-chain together"),
         ("nitro", [], "expected --manifest, --trust, --nonce and --spki, or --measurement and --bound"),
         ("nitro", ["HAND", "STATEMENT"], "expected --manifest, --trust"),
+        ("nitro", ["HAND", "--platform", "x"], "expected --manifest, --trust"),
+        ("nitro", ["HAND", "--allow-debug"], "expected --manifest, --trust"),
         ("nitro", ["--bound", "00"], "expected --manifest, --trust"),
         ("nitro", ["--bound", "00", "--measurement", "PCR0=" + "00" * 48], "--bound: expected 64"),
         ("nitro", ["--bound", "00" * 32, "--measurement", "PCR0=00"], "expected NAME and 96"),

@@ -8,19 +8,36 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from blindbuild.cli.options import json_option, print_json
-from blindbuild.errors import FormatError, UsageError
-
-if TYPE_CHECKING:
-    from blindbuild.manifest.platform_roots import PlatformRoots
-    from blindbuild.verify.evidence import EvidenceAppraisal, Reference, ValueResult
-    from blindbuild.verify.platform_evidence import PlatformEvidence
-    from blindbuild.verify.policy import Basis
-    from blindbuild.verify.tdx_collateral import TdxCollateral
+from blindbuild.cli.outputs import find_manifest
+from blindbuild.digest import Digest, HashAlgorithm
+from blindbuild.errors import FormatError, ManifestError, UsageError
+from blindbuild.formats.certificate import parse_pem_certificate
+from blindbuild.formats.dsse import MAX_ENVELOPE
+from blindbuild.formats.tdx_quote import trim_quote
+from blindbuild.host.files import read_bytes
+from blindbuild.manifest import parse_time, parse_trust
+from blindbuild.manifest.platform_roots import PlatformRoots, parse_platform_roots
+from blindbuild.manifest.trust import MAX_TRUST
+from blindbuild.measure.classification import OneOf, Unconstrained
+from blindbuild.measure.launch_kinds import LAUNCH_KINDS
+from blindbuild.verify import Policy
+from blindbuild.verify.evidence import EvidenceAppraisal, Expected, Reference, ValueResult
+from blindbuild.verify.nitro import NitroEvidence
+from blindbuild.verify.platform_evidence import (
+    PlatformEvidence,
+    appraise_evidence,
+    appraise_published_evidence,
+    kind_of,
+)
+from blindbuild.verify.policy import Basis
+from blindbuild.verify.snp import SnpEvidence
+from blindbuild.verify.tdx import TdxEvidence
+from blindbuild.verify.tdx_collateral import TdxCollateral
 
 KINDS = ("snp", "tdx", "nitro")
 MAX_EVIDENCE = 64 * 1024  # bytes; the largest kind has 32 KiB
@@ -102,7 +119,9 @@ def command(
     judged_by = _Said(**said)
     _check_said(judged_by)
     files = _Files(certificate, tcb_info, qe_identity, issuer_chain)
-    appraisal = _judge(_read_evidence(file, kind, files), _read_roots(roots), judged_by, _time(at))
+    appraisal = _judge(
+        _read_evidence(file, kind, files), parse_platform_roots(_read(roots)), judged_by, _time(at)
+    )
     _show(appraisal, as_json=as_json)
     appraisal.accepted()
 
@@ -112,7 +131,7 @@ def _check_said(said: _Said) -> None:
     by_hand = (said.measurements or None, said.bound)
     if all(by_statement) and not any(by_hand):
         return
-    if all(by_hand) and not any(by_statement):
+    if all(by_hand) and not any((*by_statement, said.platform, said.allow_debug)):
         return
     raise UsageError(
         "expected --manifest, --trust, --nonce and --spki, or --measurement and --bound",
@@ -121,23 +140,10 @@ def _check_said(said: _Said) -> None:
 
 
 def _read(path: Path, limit_bytes: int = MAX_FILE) -> bytes:
-    from blindbuild.host.files import read_bytes
-
     return read_bytes(path, error=UsageError, limit_bytes=limit_bytes)
 
 
-def _read_roots(path: Path) -> PlatformRoots:
-    from blindbuild.manifest.platform_roots import parse_platform_roots
-
-    return parse_platform_roots(_read(path))
-
-
 def _read_evidence(file: Path, kind: str, files: _Files) -> PlatformEvidence:
-    from blindbuild.formats.tdx_quote import trim_quote
-    from blindbuild.verify.nitro import NitroEvidence
-    from blindbuild.verify.snp import SnpEvidence
-    from blindbuild.verify.tdx import TdxEvidence
-
     _check_files(kind, files)
     data = _read(file, MAX_EVIDENCE)
     if kind == "snp":
@@ -165,16 +171,12 @@ def _check_files(kind: str, files: _Files) -> None:
 
 
 def _collateral(files: _Files) -> TdxCollateral | None:
-    from blindbuild.verify.tdx_collateral import TdxCollateral
-
     if files.tcb_info is None or files.qe_identity is None or files.issuer_chain is None:
         return None
     return TdxCollateral(_read(files.tcb_info), _read(files.qe_identity), _read(files.issuer_chain))
 
 
 def _certificate(path: Path) -> bytes:
-    from blindbuild.formats.certificate import parse_pem_certificate
-
     data = _read(path)
     if not data.startswith(b"-----BEGIN"):
         return data
@@ -185,9 +187,6 @@ def _certificate(path: Path) -> bytes:
 
 
 def _judge(judged: PlatformEvidence, roots: PlatformRoots, said: _Said, now: int) -> EvidenceAppraisal:
-    from blindbuild.verify.evidence import Expected
-    from blindbuild.verify.platform_evidence import appraise_evidence, appraise_published_evidence
-
     if said.manifest is None or said.trust is None or said.nonce is None or said.spki is None:
         bound = _bytes(said.bound or "", "--bound")
         references = (_reference(judged, said.measurements),)
@@ -202,17 +201,11 @@ def _judge(judged: PlatformEvidence, roots: PlatformRoots, said: _Said, now: int
 
 
 def _basis(said: _Said, manifest_path: Path, trust: Path, now: int) -> Basis:
-    from blindbuild.cli.outputs import find_manifest
-    from blindbuild.formats.dsse import MAX_ENVELOPE
-    from blindbuild.manifest import parse_trust
-    from blindbuild.verify import Policy
-    from blindbuild.verify.policy import Basis
-
     manifest, release = find_manifest(manifest_path)
     return Basis(
         envelope=_read(manifest, MAX_ENVELOPE),
         release=_read(release, MAX_ENVELOPE) if release.is_file() else None,
-        trust=parse_trust(_read(trust)),
+        trust=parse_trust(_read(trust, MAX_TRUST)),
         now=now,
         policy=Policy(allow_debug=said.allow_debug, platform=said.platform),
         history=None,
@@ -220,12 +213,6 @@ def _basis(said: _Said, manifest_path: Path, trust: Path, now: int) -> Basis:
 
 
 def _reference(judged: PlatformEvidence, measurements: Sequence[str]) -> Reference:
-    from blindbuild.digest import Digest, HashAlgorithm
-    from blindbuild.measure.classification import OneOf, Unconstrained
-    from blindbuild.measure.launch_kinds import LAUNCH_KINDS
-    from blindbuild.verify.evidence import Reference
-    from blindbuild.verify.platform_evidence import kind_of
-
     values: dict[str, tuple[Digest, ...]] = {}
     for text in measurements:
         match = _MEASUREMENT.fullmatch(text)
@@ -246,9 +233,6 @@ def _bytes(text: str, option: str) -> bytes:
 
 
 def _time(text: str | None) -> int:
-    from blindbuild.errors import ManifestError
-    from blindbuild.manifest import parse_time
-
     if text is None:
         return int(time.time())
     try:
@@ -262,7 +246,7 @@ def _show(appraisal: EvidenceAppraisal, *, as_json: bool) -> None:
         value = appraisal.to_json()
         if not isinstance(value, dict):
             raise TypeError("an appraisal is an object")
-        print_json(value)
+        print_json(value | {"live": False})
         return
     from blindbuild.cli.render import output_console, print_steps, print_warning
 
