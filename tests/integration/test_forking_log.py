@@ -271,6 +271,27 @@ def test_the_owner_is_told_when_his_log_is_shown_shorter_or_with_other_entries(p
     assert "L1 entries-differ" in done.stderr
 
 
+def test_what_the_owner_cannot_read_is_said_and_never_taken_for_nothing(place: Place) -> None:
+    monitor = ("log", "monitor", "--policy", "policy.txt", "--product", "hello", "--known", "first")
+    monitor += ("--known", "second")
+    place.run(*monitor)
+    place.release("third")
+    place.run("log", "append", "log", "third", "--key", "log.key", "--policy", "policy.txt")
+    (place.root / "log" / "tile" / "entries" / "000.p" / "3").unlink()
+    done = place.run(*monitor, code=3)
+    assert "L1 log-unreachable: expected every entry: the log has no tile/entries/000.p/3" in done.stderr
+    (place.root / "log" / "tile" / "0" / "000.p" / "3").unlink()
+    done = place.run(*monitor, code=3)
+    assert "M13 log-unreachable: the log has no tile/0/000.p/3" in done.stderr
+    assert "internal-error" not in done.stderr
+
+
+def test_a_cosigned_log_is_not_appended_to_without_its_witnesses(place: Place) -> None:
+    place.release("third")
+    done = place.run("log", "append", "log", "third", "--key", "log.key", code=2)
+    assert "witnesses cosigned this log's last checkpoint" in done.stderr
+
+
 def test_the_verb_witness_runs_until_it_is_stopped_and_remembers(place: Place) -> None:
     program = Path(sys.executable).parent / "blindbuild"
     place.run("keygen", "-o", "w3.key")
@@ -310,6 +331,7 @@ def test_the_server_of_a_witness_bounds_what_it_reads(place: Place) -> None:
             b"POST /other HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n": b" 404 ",
             b"GET /add-checkpoint HTTP/1.1\r\nHost: x\r\n\r\n": b" 404 ",
             b"GET /../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n": b" 404 ",
+            b"GET /x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nPUT ": b" 404 ",
             b"PUT /add-checkpoint HTTP/1.1\r\nHost: x\r\n\r\n": b" 501 ",
         }
         for request, status in cases.items():

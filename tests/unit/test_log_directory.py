@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from blindbuild.client.log_files import open_log, read_consistency
-from blindbuild.errors import BlindbuildError, BuildError, UsageError
+from blindbuild.errors import BlindbuildError, BuildError, TlogError, UsageError
 from blindbuild.formats.checkpoint import Checkpoint, UnverifiedCheckpoint, parse_checkpoint
 from blindbuild.formats.cosignature import judge_key
 from blindbuild.formats.merkle import leaf_hash, read_root, verify_consistency, verify_inclusion
@@ -114,6 +114,18 @@ def test_nothing_is_signed_over_damaged_files(
         log.append(ENTRIES[5:6])
     assert "restore the log's directory" in (caught.value.hint or "") or place == "checkpoint"
     assert not (tmp_path / "log" / PENDING_PATH).exists()
+
+
+def test_no_proof_is_written_that_no_client_would_believe(tmp_path: Path, log: TransparencyLog) -> None:
+    log.append(ENTRIES[:300])
+    tile = tmp_path / "log" / "tile" / "0" / "000"
+    data = tile.read_bytes()
+    tile.write_bytes(data[:320] + bytes(32) + data[352:])
+    with pytest.raises(TlogError, match="leads to another root"):
+        log.prove(10)
+    log.prove(270)
+    with pytest.raises(TlogError, match="below 300"):
+        log.prove(300)
 
 
 def kills(monkeypatch: pytest.MonkeyPatch, after: int | None, *, written: bool) -> list[Checkpoint]:

@@ -77,7 +77,12 @@ def append_command(
 
     Example: blindbuild log append log images/hello/1.0.0 --key log.key --policy log-policy.txt
     """
-    origin = read_checkpoint(open_log(str(log))).checkpoint.origin
+    last = read_checkpoint(open_log(str(log)))
+    origin = last.checkpoint.origin
+    if policy is None and len(last.note.signatures) > 1:
+        raise UsageError(
+            "expected --policy: witnesses cosigned this log's last checkpoint, and clients will ask for them"
+        )
     collect = None if policy is None else Cosigners(read_log_policy(policy), post=post).collect
     owned = TransparencyLog(log, LogSigner.of(origin, load_signing_key(key)), collect=collect)
     manifests = [find_manifest(image)[0] for image in images]

@@ -129,16 +129,20 @@ def _check(accepted: AcceptedCheckpoint, remembered: bytes, read: ReadFile) -> t
             f"log {new.origin}: expected at least the {before.size} entries of before, got {new.size}",
             hint="its address serves an old copy, or hides what was released since",
         )
-    check_history(accepted, before, read_consistency(read, before, new))
+    try:
+        path = read_consistency(read, before, new)
+    except BlindbuildError as error:
+        raise refuse("M13", "log-unreachable", error.message, hint=error.hint) from error
+    check_history(accepted, before, path)
     return None, f"{new.size} entries, {before.size} before"
 
 
 def _reported(entries: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield entries; a file that cannot be read ends them, so that step L1 refuses."""
+    """Yield entries; a file that cannot be read fails step L1."""
     try:
         yield from entries
-    except BlindbuildError:
-        return
+    except BlindbuildError as error:
+        raise refuse("L1", "log-unreachable", f"expected every entry: {error.message}") from error
 
 
 def _show(steps: Checklist, report: MonitorReport | None, as_json: bool) -> None:

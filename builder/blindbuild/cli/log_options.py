@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from blindbuild.cli.options import print_json
 from blindbuild.cli.render import output_console, print_steps, print_warning
 from blindbuild.errors import UsageError, VerificationError
 from blindbuild.host.files import read_bytes
@@ -40,8 +41,11 @@ def load_signing_key(path: Path) -> SigningKey:
     return load_key(read_bytes(path, error=UsageError, limit_bytes=MAX_KEY))
 
 
-def show_steps(steps: Checklist) -> None:
-    """Print steps and warnings for people."""
+def show_steps(steps: Checklist, *, as_json: bool = False) -> None:
+    """Print steps and warnings, for people or for machines."""
+    if as_json:
+        print_json(steps_json(steps))
+        return
     print_steps(((s.id, s.title, s.outcome.value, s.detail) for s in steps.steps), console=output_console())
     for warning in steps.warnings:
         print_warning(warning)

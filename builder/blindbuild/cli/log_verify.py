@@ -15,9 +15,8 @@ from blindbuild.cli.log_options import (
     require_passed,
     show_steps,
     state_option,
-    steps_json,
 )
-from blindbuild.cli.options import json_option, print_json
+from blindbuild.cli.options import json_option
 from blindbuild.cli.outputs import find_manifest
 from blindbuild.client.log_check import LogCheck
 from blindbuild.errors import UsageError
@@ -78,10 +77,7 @@ def verify_command(
     steps = Checklist({"M6": "the manifest is one that can be logged", **LOG_TITLES})
     steps.run("M6", lambda: (None, f"sequence {log_entry_of(envelope, channel=channel).sequence}"))
     note = judge_logged(steps, required, envelope, now=now)
-    if as_json:
-        print_json(steps_json(steps))
-    else:
-        show_steps(steps)
+    show_steps(steps, as_json=as_json)
     reasons = {f"{step.id}:{step.reason}" for step in steps.failed()}
     require_passed(steps, more=check.keep_evidence(required, reasons))
     check.record(note)

@@ -74,7 +74,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        """Answer a request without a body."""
+        """Answer a request without a body; one that has a body ends the connection, as it is not read."""
+        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            self.close_connection = True
         self._answer(self.server.handle("GET", self.path, b""))
 
     def do_POST(self) -> None:

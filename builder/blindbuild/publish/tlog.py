@@ -25,6 +25,7 @@ from blindbuild.formats.merkle import (
     prove_inclusion,
     read_root,
     tree_root,
+    verify_inclusion,
 )
 from blindbuild.formats.note import (
     ED25519,
@@ -136,12 +137,14 @@ class TransparencyLog:
         """Return the `.tlog-proof` of an entry, under the published checkpoint.
 
         Raises:
-            TlogError: there is no such entry.
+            TlogError: there is no such entry, or the files do not lead from it to the checkpoint.
         """
         signed = self.checkpoint()
-        size = signed.checkpoint.size
+        size, root = signed.checkpoint.size, signed.checkpoint.root
         tiles = TileReader(self.read, size)
-        return write_tlog_proof(UnverifiedProof(index, prove_inclusion(tiles.subtree, index, size), signed))
+        path = prove_inclusion(tiles.subtree, index, size)
+        verify_inclusion(tiles.subtree(0, index), index, size, path, root)
+        return write_tlog_proof(UnverifiedProof(index, path, signed))
 
     def checkpoint(self) -> UnverifiedCheckpoint:
         """Return the published checkpoint, which is this key's."""

@@ -43,7 +43,7 @@ from blindbuild.publish.sign import SigningKey
 
 BAD_REQUEST, SERVER_ERROR = 400, 500
 MAX_REQUEST = MAX_NOTE + (1 << 13)  # bytes; 63 hashes in base64 are below 3 KiB
-PLAIN, SIGNATURES = "text/plain", "text/plain"
+PLAIN, NOTE_TYPE = "text/plain", "text/plain; charset=utf-8"
 _NOTHING_YET = b""
 
 
@@ -162,7 +162,7 @@ class Witness:
                 except BlindbuildError:
                     return Answer(SERVER_ERROR, PLAIN, b"state\n")
                 if data:
-                    return Answer(OK, SIGNATURES, data)
+                    return Answer(OK, NOTE_TYPE, data)
         return Answer(NOT_FOUND, PLAIN, b"no checkpoint\n")
 
     def _open(self, body: bytes) -> tuple[AddCheckpoint, UnverifiedCheckpoint]:
@@ -214,7 +214,7 @@ class Witness:
         kept = {(s.name, s.key_id): s for s in signed.note.signatures if (s.name, s.key_id) in named}
         note = UnverifiedNote(checkpoint.text, (*kept.values(), own))
         write_atomically(self._path(checkpoint.origin), write_note(note), 0o600)
-        return Answer(OK, SIGNATURES, own.line.encode())
+        return Answer(OK, NOTE_TYPE, own.line.encode())
 
     def _read(self, origin: str) -> UnverifiedCheckpoint | None:
         data = self._data(origin)
