@@ -128,7 +128,8 @@ def parse_snp_report(data: bytes) -> SnpReport:
     _require_zero(gap, 0x1EB)
     _require_zero(second_gap, 0x1EF)
     cpu = _read_cpu(data, version)
-    _require_zero(data[0x208 if version >= 5 else 0x1F8 : SIGNED_SIZE], 0x208 if version >= 5 else 0x1F8)
+    end = 0x208 if version >= 5 else 0x1F8  # of the fields: version 5 has two vectors of mitigations more
+    _require_zero(data[end:SIGNED_SIZE], end)
     r, s = _read_signature(data[SIGNED_SIZE:])
     return SnpReport(
         version=version,
