@@ -58,7 +58,7 @@ KERNEL_ROWS = (
             "p9_client_create",
             "nvme_probe",
             "ata_host_register",
-            "scsi_add_host",
+            "scsi_add_host_with_dma",
         ),
         controls=(Control("only file systems that live in RAM", ("kernel-file-systems",)),),
         checks=("kernel-drivers", "kernel-file-systems"),
@@ -74,7 +74,7 @@ KERNEL_ROWS = (
         11,
         "firmware-storage",
         "nothing is written into firmware variables, pstore or clocks",
-        absent_functions=("pstore_register", "efivar_init", "rtc_register_device"),
+        absent_functions=("pstore_register", "efivar_init", "__devm_rtc_register_device"),
     ),
     ChannelRule(
         12, "sysrq-debugger", "no SysRq and no kernel debugger", absent_functions=("__handle_sysrq",)
@@ -160,7 +160,12 @@ KERNEL_ROWS = (
         19,
         "hypervisor-side-doors",
         "no virtual console, socket, balloon or shared folder",
-        absent_functions=("vsock_core_register", "virtballoon_probe", "hv_vmbus_init", "xen_hvm_init"),
+        absent_functions=(
+            "vsock_core_register",
+            "virtballoon_probe",
+            "__vmbus_driver_register",
+            "xen_hvm_guest_init",
+        ),
         controls=(
             Control("drivers, and what starts itself, by allow list", ("kernel-drivers", "kernel-initcalls")),
         ),
