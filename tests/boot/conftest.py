@@ -1,7 +1,8 @@
-"""Fixtures that boot: one product, two machines, shared by every test that only looks."""
+"""Fixtures that boot: one product, two machines, and the image that tries to break out, for every test."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from blindbuild.errors import ToolError
 from blindbuild.host.process import Tool, find_tool
 from blindbuild.machine.machine import Machine
-from tests.boot.lab import Lab
+from tests.boot.lab import ROUTE, Lab
 
 NEEDED = (
     Tool("qemu-system-x86_64", "qemu-system-x86"),
@@ -49,3 +50,26 @@ def second_machine(lab: Lab, product: Path, machine: Machine) -> Iterator[Machin
     """The same product on another machine with another TPM of the same maker."""
     with lab.running(lab.machine(product)) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def probing(lab: Lab) -> Path:
+    """The probe image; its statement says that it is no product."""
+    return lab.build(variant="probe")
+
+
+@pytest.fixture(scope="session")
+def probing_machine(lab: Lab, probing: Path) -> Iterator[Machine]:
+    """The probe image, running."""
+    with lab.running(lab.machine(probing)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def reports(lab: Lab, probing: Path, probing_machine: Machine) -> dict[str, dict[str, str]]:
+    """What launcher and workload report: the launcher answers the first request, the workload the next."""
+    with lab.judge(
+        probing_machine.url, lab.expect(probing, probing_machine, allow_debug=True)
+    ).accept() as server:
+        found = [json.loads(server.post(ROUTE, b"attempts")) for _ in range(2)]
+    return {report["context"]: report["attempts"] for report in found}

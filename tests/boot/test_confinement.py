@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from blindbuild.client import Attempt, Connection
 from blindbuild.errors import VerificationError
 from blindbuild.machine.machine import Machine
-from tests.boot.lab import ROUTE, TIMEOUT_S, Lab
+from tests.boot.lab import TIMEOUT_S, Lab
 
 pytestmark = pytest.mark.boot
 
@@ -23,29 +22,6 @@ HARMLESS = {
     | {"seccomp", "sendmsg"},
     "workload": {"open", "kill"},
 }
-
-
-@pytest.fixture(scope="module")
-def probing(lab: Lab) -> Path:
-    """The probe image; its statement says that it is no product."""
-    return lab.build(variant="probe")
-
-
-@pytest.fixture(scope="module")
-def probing_machine(lab: Lab, probing: Path) -> Iterator[Machine]:
-    """The probe image, running."""
-    with lab.running(lab.machine(probing)) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def reports(lab: Lab, probing: Path, probing_machine: Machine) -> dict[str, dict[str, str]]:
-    """What launcher and workload report: the launcher answers the first request, the workload the next."""
-    with lab.judge(
-        probing_machine.url, lab.expect(probing, probing_machine, allow_debug=True)
-    ).accept() as server:
-        found = [json.loads(server.post(ROUTE, b"attempts")) for _ in range(2)]
-    return {report["context"]: report["attempts"] for report in found}
 
 
 @pytest.fixture(scope="module")
