@@ -60,6 +60,19 @@ def test_a_client_goes_forward_with_the_log_and_never_back(tmp_path: Path) -> No
         assert size(memory) == expected
 
 
+def test_what_is_to_be_remembered_is_the_larger_view(tmp_path: Path) -> None:
+    place = files(tmp_path / "log", LATER)
+    for before, shown in ((FIRST, LATER), (LATER, FIRST)):
+        memory = LogMemory(tmp_path / f"{len(before.entries)}")
+        memory.record(before.checkpoint)
+        required = LogCheck(NO_WITNESS, shown.proof, place=place, memory=memory).require(now=NOW)
+        steps = Checklist({"M6": "", **LOG_TITLES})
+        steps.run("M6", lambda: (None, ""))
+        note = judge_logged(steps, required, publisher().envelope, now=NOW)
+        assert steps.passed("M13")
+        assert note == LATER.checkpoint
+
+
 def test_at_first_use_it_is_said_that_nothing_was_compared(tmp_path: Path) -> None:
     steps = accept(LogCheck(policy(), FIRST.proof, memory=LogMemory(tmp_path)))
     assert not steps.passed("M13")

@@ -120,6 +120,26 @@ def test_the_latest_of_a_witnesss_times_counts() -> None:
         assert judge_key(parse_checkpoint(note(HONEST.body, *order)), key).time == SEEN
 
 
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 64, 71, 73, 2428])
+def test_a_cosignature_of_another_length_is_bad_and_nothing_else(length: int) -> None:
+    key = parse_vkey(WITNESSES[0].vkey)
+    verdict = judge_key(parse_checkpoint(note(HONEST.body, WITNESSES[0].line(b"\1" * length))), key)
+    assert verdict.state is SignatureState.BAD
+    assert "expected 72 bytes" in verdict.problem
+
+
+def test_a_key_with_another_id_is_none() -> None:
+    name, key_id, encoded = LOG_KEY.vkey.split("+", 2)
+    other = f"{int(key_id[0], 16) ^ 1:x}{key_id[1:]}"
+    for text in (
+        f"{name}+{other}+{encoded}",
+        f"x{name}+{key_id}+{encoded}",
+        f"{name}+{key_id.upper()}x+{encoded}",
+    ):
+        with pytest.raises(TlogError, match=r"expected id|NAME"):
+            parse_vkey(text)
+
+
 def test_a_key_of_small_order_or_of_another_length_is_none() -> None:
     for public in (bytes(32), b"\1" + bytes(31), bytes(31), b"x" * 33):
         with pytest.raises(TlogError):

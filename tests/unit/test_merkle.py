@@ -80,6 +80,20 @@ def test_a_proof_for_another_index_size_leaf_or_root_is_refused() -> None:
                 verify_inclusion(*other)
 
 
+def test_a_path_that_is_longer_than_the_tree_is_high_is_refused_though_it_leads_to_the_root() -> None:
+    # a log that signs a size which its tree does not have
+    leaf, other = leaf_hash(b"a"), leaf_hash(b"b")
+    with pytest.raises(TlogError, match="fewer hashes"):
+        verify_inclusion(leaf, 0, 1, (other,), node_hash(other, leaf))
+    pair = node_hash(leaf, other)
+    with pytest.raises(TlogError, match="fewer hashes"):
+        verify_consistency(1, node_hash(leaf, leaf), 2, node_hash(leaf, pair), (other, leaf))
+    with pytest.raises(TlogError, match="more hashes"):
+        verify_inclusion(leaf, 0, 2, (), leaf)
+    with pytest.raises(TlogError, match="more hashes"):
+        verify_consistency(1, leaf, 2, leaf, ())
+
+
 def test_a_consistency_proof_with_anything_changed_is_refused() -> None:
     roots = [naive_log.mth(MANY[:size]) for size in range(18)]
     for old, new in itertools.combinations(range(1, 18), 2):
