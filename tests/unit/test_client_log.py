@@ -73,6 +73,13 @@ def test_what_is_to_be_remembered_is_the_larger_view(tmp_path: Path) -> None:
         assert note == LATER.checkpoint
 
 
+def test_a_memory_never_goes_back(tmp_path: Path) -> None:
+    memory = LogMemory(tmp_path)
+    for shown in (LATER, FIRST):
+        memory.record(shown.checkpoint)
+        assert memory.read(ORIGIN) == LATER.checkpoint
+
+
 def test_at_first_use_it_is_said_that_nothing_was_compared(tmp_path: Path) -> None:
     steps = accept(LogCheck(policy(), FIRST.proof, memory=LogMemory(tmp_path)))
     assert not steps.passed("M13")

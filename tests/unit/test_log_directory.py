@@ -116,6 +116,18 @@ def test_nothing_is_signed_over_damaged_files(
     assert not (tmp_path / "log" / PENDING_PATH).exists()
 
 
+@pytest.mark.parametrize("place", ["tile/1/000.p/1", "tile/0/001.p/44", "tile/entries/001.p/44"])
+def test_nothing_is_signed_over_a_damaged_file_of_a_larger_log(
+    tmp_path: Path, log: TransparencyLog, place: str
+) -> None:
+    log.append(ENTRIES[:300])
+    path = tmp_path / "log" / place
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(BuildError, match="expected files that lead to the signed checkpoint of 300 entries"):
+        log.append(ENTRIES[300:301])
+
+
 def test_no_proof_is_written_that_no_client_would_believe(tmp_path: Path, log: TransparencyLog) -> None:
     log.append(ENTRIES[:300])
     tile = tmp_path / "log" / "tile" / "0" / "000"
