@@ -116,7 +116,7 @@ class LinkGuest:
         message, _ = parse_arp(frame.payload)
         if message.sender == self.guest.router and (self.habits.believes_arp or not any(self.router_mac)):
             self.router_mac = message.sender_mac
-        mine = message.target == self.guest.address.ip
+        mine = message.sender != self.guest.address.ip and message.target == self.guest.address.ip
         if message.operation == ARP_REQUEST and self.habits.answers_arp and (mine or self.habits.arp_for_all):
             answer = ArpMessage(
                 operation=ARP_REPLY,

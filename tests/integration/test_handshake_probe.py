@@ -66,7 +66,7 @@ def test_a_server_that_does_as_the_gate_shows_nothing() -> None:
         (Behaviour(metrics=True), "status 200, in answer to GET /metrics"),
         (Behaviour(echoes_path=True), "different answers with status 404"),
         (Behaviour(takes_http10=True), "status 204, in answer to HTTP/1.0"),
-        (Behaviour(dumb=True), "nothing is known of the answers"),
+        (Behaviour(dumb=True), "requests were not answered, so nothing is known of them"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -115,6 +115,12 @@ def test_a_scan_that_asked_too_few_ports_is_a_finding(
     assert peer_findings(report, port=443) == (f"only {len(FEW)} TCP ports were asked",)
 
 
+def test_more_frames_than_can_be_kept_fail_the_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "MAX_FRAMES", 100)
+    with pytest.raises(MachineError, match="at most 100 frames"):
+        scan(tmp_path, Habits())
+
+
 def test_a_link_that_is_gone_is_our_error(tmp_path: Path) -> None:
     with LinkPeer(tmp_path) as one:
         with pytest.raises(MachineError, match="not connected to a link"):

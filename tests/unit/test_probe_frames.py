@@ -200,6 +200,12 @@ FORBIDDEN: tuple[tuple[str, tuple[Frame, ...], FrameKind, str], ...] = (
     ("arp probe", (arp(1, IPv4Address("10.0.2.99")),), FrameKind.ARP, "ARP operation 1 from 10.0.2.15 about"),
     ("gratuitous", (arp(1, HERE),), FrameKind.ARP, "ARP operation 1 from 10.0.2.15 about 10.0.2.15"),
     ("announcement", (arp(2, HERE),), FrameKind.ARP, "ARP operation 2 from 10.0.2.15 about 10.0.2.15"),
+    (
+        "its own address defended",
+        (arp(2, HERE, out=False, sender=HERE), arp(2, HERE)),
+        FrameKind.ARP,
+        "ARP operation 2 from 10.0.2.15 about 10.0.2.15",
+    ),
     ("unasked answer", (arp(2, THERE),), FrameKind.ARP, "ARP operation 2 from 10.0.2.15 about 10.0.2.77"),
     (
         "for another",

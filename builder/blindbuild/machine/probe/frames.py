@@ -125,14 +125,14 @@ class FrameJudge:
         """Remember what somebody else has asked; what cannot be read asks nothing."""
         with contextlib.suppress(FormatError):
             if data[_TYPE] == _ARP:
-                self._askers.add(parse_arp(data[_PAYLOAD])[0].sender)
+                self._note_asker(parse_arp(data[_PAYLOAD])[0].sender)
             elif data[_TYPE] == _IPV4 and data[_PROTOCOL] == _TCP:
                 self._note_packet(parse_ipv4(data[_PAYLOAD])[0])
 
     def _note_packet(self, packet: Ipv4Packet) -> None:
         if packet.destination != self.guest.address.ip or packet.fragment_offset:
             return
-        self._askers.add(packet.source)
+        self._note_asker(packet.source)
         if packet.payload[_DESTINATION_PORT] != self.port.to_bytes(2, "big"):
             return
         if packet.more_fragments:  # the guest puts them together, and answers the whole
@@ -142,6 +142,10 @@ class FrameJudge:
         segment = parse_tcp(packet.payload, packet.source, packet.destination)
         flow = self._note_segment(packet.source, segment)
         flow.options = flow.options or bool(packet.options)
+
+    def _note_asker(self, address: IPv4Address) -> None:
+        if address != self.guest.address.ip:  # others may claim it; what it tells itself stays a finding
+            self._askers.add(address)
 
     def _note_segment(self, source: IPv4Address, segment: TcpSegment) -> _Flow:
         flow = self._flows.setdefault((source, segment.source_port), _Flow())

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from blindbuild.digest import Digest, HashAlgorithm
@@ -125,7 +126,7 @@ def observe_handshake(host: str, port: int, *, routes: Iterable[str] = ()) -> Ha
     tickets, resumed = _observe_tickets(host, port)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         answers = tuple(pool.map(lambda request: ask(host, port, request), make_requests(routes)))
-    parsed = x509.load_der_x509_certificate(certificate)
+    fields, frame = _read_certificate(certificate)
     return HandshakeReport(
         version=version,
         old_versions={name: _refusal(host, port, old) for name, old in OLD_VERSIONS.items()},
@@ -133,8 +134,8 @@ def observe_handshake(host: str, port: int, *, routes: Iterable[str] = ()) -> Ha
         resumed=resumed,
         protocols={", ".join(offer): _chosen(host, port, offer) for offer in PROTOCOLS},
         certificates=frozenset({_digest(certificate), *_certificates(host, port)}),
-        certificate_fields=_certificate_fields(parsed),
-        certificate_frame=_certificate_frame(parsed),
+        certificate_fields=fields,
+        certificate_frame=frame,
         answers=answers,
     )
 
@@ -210,6 +211,15 @@ def _certificate(stream: TlsStream) -> bytes:
     return certificate
 
 
+def _read_certificate(data: bytes) -> tuple[tuple[str, ...], Digest]:
+    """Return what a certificate says in words, and the digest of all that is signed but the key."""
+    try:
+        certificate = x509.load_der_x509_certificate(data)
+        return _certificate_fields(certificate), _certificate_frame(certificate)
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+        raise ChannelError("expected a certificate that can be read") from error
+
+
 def _certificate_fields(certificate: x509.Certificate) -> tuple[str, ...]:
     names = [
         name
@@ -229,7 +239,6 @@ def _certificate_fields(certificate: x509.Certificate) -> tuple[str, ...]:
 
 
 def _certificate_frame(certificate: x509.Certificate) -> Digest:
-    """Return the digest of all that is signed but the key, so that two boots can be compared."""
     key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return _digest(certificate.tbs_certificate_bytes.replace(key, b""))
 
@@ -292,8 +301,10 @@ def handshake_findings(report: HandshakeReport) -> tuple[str, ...]:
 
 def _answer_findings(answers: Sequence[Answer]) -> Iterator[str]:
     answered = [answer for answer in answers if answer.status is not None]
-    if not answered:
-        yield "no request was answered, so nothing is known of the answers"
+    silent = [answer.request for answer in answers if answer.status is None]
+    if silent:
+        first = ", ".join(silent[:_MAX_NAMED])
+        yield f"{len(silent)} requests were not answered, so nothing is known of them: {first}"
     yield from _grouped(
         "status {}", answered, lambda answer: () if answer.status in answer.allowed else (answer.status,)
     )

@@ -38,7 +38,7 @@ _REFUSED = frozenset({400, 404, 413})
 
 @dataclass(frozen=True, slots=True)
 class ProbeRequest:
-    """One request: what it is, its bytes, and the statuses it may get; no answer at all is always fine."""
+    """One request: what it is, its bytes, and the statuses it may get."""
 
     name: str
     data: bytes

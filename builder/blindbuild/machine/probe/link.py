@@ -67,6 +67,7 @@ class Link:
         self._changed = threading.Condition()
         self._addresses: Mapping[IPv4Address, bytes] = {}
         self._stopping = False
+        self._full = False
         self._barriers = 0
         self._thread = threading.Thread(target=self._read_all, name="link-peer", daemon=True)
 
@@ -127,11 +128,13 @@ class Link:
         """Send one frame.
 
         Raises:
-            MachineError: nobody is at the other end.
+            MachineError: nobody is at the other end, or there were more frames than can be kept.
         """
         if self._target is None:
             raise MachineError("this neighbour is not connected to a link")
         self._keep(data)
+        if self._full:
+            raise MachineError(f"expected at most {MAX_FRAMES} frames on the link")
         deadline = time.monotonic() + SEND_S
         while True:
             try:
@@ -203,10 +206,10 @@ class Link:
     def _keep(self, data: bytes) -> None:
         now = time.monotonic()
         with self._changed:
-            if len(self._frames) >= MAX_FRAMES:
-                raise MachineError(f"more than {MAX_FRAMES} frames on the link")
-            self._frames.append((now, Frame(int(now * 1e6), data)))
-            self._changed.notify_all()
+            self._full = len(self._frames) >= MAX_FRAMES
+            if not self._full:
+                self._frames.append((now, Frame(int(now * 1e6), data)))
+                self._changed.notify_all()
 
     def _answer_arp(self, data: bytes) -> None:
         """Tell whoever asks where this neighbour's addresses are; without that no answer would come."""
