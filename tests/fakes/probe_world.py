@@ -11,6 +11,7 @@ from blindbuild.machine.probe.handshake import EXPECTED_CERTIFICATE, OLD_VERSION
 from blindbuild.machine.probe.headers import HeaderReport
 from blindbuild.machine.probe.observe import (
     CANARY,
+    HEALTH,
     ConsoleSeen,
     DiskSeen,
     Exchange,
@@ -51,6 +52,8 @@ def good(name: bytes = b"product") -> Observation:
         exchanges=(
             Exchange(Phase.LOAD, CANARY, 200),
             Exchange(Phase.CRASH, "segv", 502),
+            Exchange(Phase.CRASH, "fork", 200),
+            Exchange(Phase.CRASH, HEALTH, 204),
         ),
         refusals=(),
         search=SearchSeen({"network.pcap": 90000, "tpm-commands": 29000}, ()),
@@ -205,6 +208,10 @@ LEAKS: Mapping[str, tuple[tuple[str, Callable[[Observation], Observation]], ...]
     ),
     "crash": (
         ("after a crash", lambda o: _console(o, late={Phase.CRASH: b"segfault"})),
+        (
+            "neither serves nor has powered off",
+            lambda o: replace(o, exchanges=(Exchange(Phase.CRASH, HEALTH, None, "timed out"),)),
+        ),
         ("segv: answered", lambda o: replace(o, exchanges=(Exchange(Phase.CRASH, "segv", 200),))),
     ),
 }

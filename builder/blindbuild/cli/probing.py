@@ -54,8 +54,13 @@ GATE_CONF, INIT_CONF = b"gate/gate.json", b"etc/blindbuild/init.conf"
 VALID_S = 3600  # of the release that the probe makes for itself; a probe takes minutes
 SHORT_IDLE_S = 2.0  # of the two control machines: they are there for what they do, not for what they leave
 REPORTERS = ("gate", "launcher", "workload")
-# Each ends its request in another way; those that wait for the workload's deadline are left to the tests.
-CRASHES = (b"segv", b"stack", b"abort", b"x32", b"int80", b"fork", b"memory", b"short", b"more", b"silent")
+# Each ends its request in another way, or takes all there is; those that wait for the workload's deadline are
+# left to the tests. Where nothing is confined, taking all there is would end more than the request.
+CRASHES = {
+    "product": (),
+    "hostile": (*(b"segv", b"stack", b"abort", b"x32", b"int80"), *(b"fork", b"memory", b"short", b"silent")),
+    "leaky": (b"segv", b"abort"),
+}
 _GATE_FIELDS = ("routes", "maxRequestBytes", "maxResponseBytes", "seconds", "concurrency")
 
 
@@ -258,7 +263,7 @@ def _subject(role: str, loaded: _Loaded, judged_by: _Loaded, options: ProbeOptio
         canary=Canary.fresh(),
         asks_dhcp=loaded.network.fixed is None,
         reporters=REPORTERS if hostile else (),
-        crash=CRASHES if hostile else (),
+        crash=CRASHES[role],
         scan=role != "hostile",  # what its confinement lets out is captured; its neighbours see no other host
         idle_s=SHORT_IDLE_S if hostile else IDLE_S,
     )

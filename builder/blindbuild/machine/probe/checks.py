@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 from blindbuild.formats.printable import visible
 from blindbuild.machine.probe.handshake import certificate_findings, handshake_findings
-from blindbuild.machine.probe.observe import CANARY, WORKED, Observation, Phase
+from blindbuild.machine.probe.observe import CANARY, HEALTH, WORKED, Observation, Phase
 from blindbuild.machine.probe.peer import peer_findings
 from blindbuild.machine.probe.tpm_commands import BOOT_COMMANDS, SERVING_COMMANDS, name_command
 
+# Words of the hostile workload after which there can be no answer of its own; others take what there is.
+CRASHING = frozenset({"segv", "stack", "abort", "trap", "x32", "int80", "short", "silent"})
 MAX_SHOWN = 80  # bytes of what a console said, in a finding
 OK = 200
 
@@ -172,10 +174,13 @@ def _attempts(seen: Observation) -> Iterator[str]:
 
 
 def _crash(seen: Observation) -> Iterator[str]:
-    crashed = [exchange for exchange in seen.exchanges if exchange.phase is Phase.CRASH]
-    for exchange in crashed:
-        if exchange.status == OK:
+    for exchange in seen.exchanges:
+        if exchange.phase is not Phase.CRASH:
+            continue
+        if exchange.request in CRASHING and exchange.status == OK:
             yield f"{exchange.request}: answered as if nothing had happened"
+        if exchange.request == HEALTH and exchange.status is None and seen.ending is None:
+            yield f"afterwards the machine neither serves nor has powered off: {visible(exchange.words)}"
     for console in seen.consoles:
         data = console.late.get(Phase.CRASH, b"")
         if data:

@@ -12,6 +12,7 @@ from blindbuild.machine.probe.handshake import HandshakeReport
 from blindbuild.machine.probe.peer import PeerReport
 
 CANARY = "canary"  # the name of a request that carries one
+HEALTH = "health"  # the name of the question whether the gate still answers
 WORKED = "done"  # the outcome of an attempt that the kernel let happen
 
 

@@ -6,6 +6,8 @@ import re
 import socket
 import ssl
 
+from blindbuild.machine.probe.http_corpus import HEALTH_PATH
+
 ASK_LIMIT_S = 30.0  # for one answer; a workload that hangs is ended by its deadline before that
 MAX_ANSWER = 1 << 20  # bytes; reports of attempts have 10 KiB
 
@@ -17,7 +19,7 @@ _NO_CONTENT = 204
 def gate_speaks(host: str, port: int) -> bool:
     """Say whether anything there answers a health question by HTTP over TLS, whoever it is."""
     try:
-        ask_plainly(host, port, "GET", "/healthz")
+        ask_plainly(host, port, "GET", HEALTH_PATH)
     except OSError:
         return False
     return True

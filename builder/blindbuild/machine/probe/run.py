@@ -40,8 +40,10 @@ from blindbuild.machine.probe.devices import (
 )
 from blindbuild.machine.probe.frames import Guest, classify_frames
 from blindbuild.machine.probe.handshake import HandshakeReport, observe_handshake
+from blindbuild.machine.probe.http_corpus import HEALTH_PATH
 from blindbuild.machine.probe.observe import (
     CANARY,
+    HEALTH,
     WORKED,
     Exchange,
     LinkSeen,
@@ -319,6 +321,11 @@ class _Watch:
         for word in self.subject.crash:
             self._ask_plainly(Phase.CRASH, word, name=word.decode("ascii"))
         time.sleep(SETTLE_S)
+        try:
+            status, _ = ask_plainly(HOST_ADDRESS, self.machine.port, "GET", HEALTH_PATH)
+            self.exchanges.append(Exchange(Phase.CRASH, HEALTH, status))
+        except OSError as error:
+            self.exchanges.append(Exchange(Phase.CRASH, HEALTH, None, str(error)))
 
 
 def _outcomes(pairs: Iterable[tuple[object, object]]) -> dict[str, str]:
