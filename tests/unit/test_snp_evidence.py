@@ -512,6 +512,12 @@ def test_accepted_evidence_cannot_be_made_by_hand() -> None:
         AcceptedEvidence("sev-snp", "x", (), (), object())
 
 
+def test_an_appraisal_without_a_verdict_and_without_a_failure_is_refused() -> None:
+    with pytest.raises(VerificationError, match="not every step was reached") as caught:
+        dataclasses.replace(judge(), verdict=None).accepted()
+    assert (caught.value.step, caught.value.reason) == ("C7", "incomplete")
+
+
 def test_what_was_not_reached_is_marked_and_refused() -> None:
     appraisal = judge(b"", b"")
     outcomes = {step.id: step.outcome for step in appraisal.steps}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from blindbuild.errors import FormatError
 from blindbuild.formats.certificate import Certificate, is_signing_authority, subject_name
 from blindbuild.formats.certificate_chain import (
     claims_authority,
@@ -28,22 +27,19 @@ def check_chain(chain: Sequence[Certificate], *, now: int, step: str) -> str:
 
     Raises:
         VerificationError: `certificate-issuer`, `certificate-signature`, `certificate-authority`,
-            `certificate-extension`, `certificate-expired`, `certificate-not-yet-valid`, or
-            `certificate-malformed`.
+            `certificate-extension`, `certificate-expired`, or `certificate-not-yet-valid`.
+        FormatError: a part of a certificate cannot be read.
 
     Source: RFC 5280, 6.1.3 and 6.1.4, for chains without policies and name constraints.
     """
-    try:
-        for depth, (certificate, issuer) in enumerate(itertools.pairwise(chain)):
-            _check_link(certificate, issuer, below=depth, step=step)
-        for certificate in chain:
-            _check_extensions(certificate, step)
-            _check_time(certificate, now, step)
-        if claims_authority(chain[0]):
-            raise refuse(step, "certificate-authority", "expected a key for evidence, got an authority's")
-        return f"leads to {subject_name(chain[-1])}"
-    except FormatError as error:
-        raise refuse(step, "certificate-malformed", error.message) from error
+    for depth, (certificate, issuer) in enumerate(itertools.pairwise(chain)):
+        _check_link(certificate, issuer, below=depth, step=step)
+    for certificate in chain:
+        _check_extensions(certificate, step)
+        _check_time(certificate, now, step)
+    if claims_authority(chain[0]):
+        raise refuse(step, "certificate-authority", "expected a key for evidence, got an authority's")
+    return f"leads to {subject_name(chain[-1])}"
 
 
 def _check_link(certificate: Certificate, issuer: Certificate, *, below: int, step: str) -> None:
