@@ -78,6 +78,8 @@ def judge_entries(
         known: SHA-256 of his envelopes or of his statements.
     """
     report = steps.run("L1", lambda: _read_all(entries, checkpoint, product, known), needs=("M12",))
+    if report is not None and report.unreadable:
+        steps.warn(f"{len(report.unreadable)} entries of the log are none of ours; no client accepts them")
     steps.run("L2", lambda: _no_strangers(report, product), needs=("L1",))
     steps.run("L3", lambda: _no_equivocation(report), needs=("L1",))
     return report
