@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from blindbuild import __version__
@@ -13,7 +13,7 @@ from blindbuild.assemble.initramfs import pack_initramfs
 from blindbuild.assemble.kernel import BuiltKernel, build_kernel
 from blindbuild.assemble.kernel_config import load_fragments, parse_config
 from blindbuild.assemble.kernel_policy import load_policy
-from blindbuild.assemble.kernel_prebuilt import is_prebuilt, take_prebuilt_kernel
+from blindbuild.assemble.kernel_prebuilt import PREBUILT_WORDS, is_prebuilt, take_prebuilt_kernel
 from blindbuild.assemble.lock import Lock, LockedPackage
 from blindbuild.assemble.recipe import Recipe, read_local_file
 from blindbuild.assemble.request import IMAGE_STAGE, BuildRequest
@@ -45,6 +45,8 @@ ZSTD_TIMEOUT_S = 600.0
 # 4 MB (gate 4.5 MB, zstd 1.5.7).
 COMPRESS = ("zstd", "-12", "--single-thread", "--no-progress", "--no-check", "-q", "-c")
 DECOMPRESS = ("zstd", "-d", "-q", "-c")
+
+Modules = Mapping[str, bytes]
 
 
 def build_image(request: BuildRequest, *, store: Store, reporter: Reporter) -> Path:
@@ -78,7 +80,8 @@ class _Build:
     def __init__(self, request: BuildRequest, store: Store, reporter: Reporter) -> None:
         self._request, self._store, self._reporter = request, store, reporter
         self._recipe = request.recipe
-        self._command_line = kernel_command_line(debug=request.debug, leaky=request.leaky)
+        words = PREBUILT_WORDS if is_prebuilt(request.recipe.kernel.source) else ()
+        self._command_line = " ".join((kernel_command_line(debug=request.debug, leaky=request.leaky), *words))
 
     def write_to(self, directory: Path) -> None:
         """Run all stages and write the outputs."""
@@ -86,16 +89,16 @@ class _Build:
         self._reporter.begin("unpack the toolchain")
         toolchain = prepare_toolchain(self._store, packages)
         self._reporter.finish(f"{len(packages)} packages")
-        kernel = self._kernel(toolchain, toolchain_key(packages))
-        guest = self._guest(toolchain, toolchain_key(packages))
+        kernel, modules = self._kernel(toolchain, toolchain_key(packages))
+        guest = self._guest(toolchain, toolchain_key(packages), loads_modules=bool(modules))
         self._reporter.begin("assemble and measure")
-        outputs = self._assemble(toolchain, kernel, guest)
+        outputs = self._assemble(toolchain, kernel, modules, guest)
         sums = "".join(f"{Digest.sha256(outputs[name]).hex}  {name}\n" for name in sorted(outputs))
         for name, data in {**outputs, "SHA256SUMS": sums.encode()}.items():
             (directory / name).write_bytes(data)
         self._reporter.finish(f"{len(outputs[self._recipe.name + '.efi']):,} bytes of boot image")
 
-    def _kernel(self, toolchain: Path, key: Digest) -> BuiltKernel:
+    def _kernel(self, toolchain: Path, key: Digest) -> tuple[BuiltKernel, Modules]:
         if set(self._recipe.kernel.features) != KERNEL_FEATURES:
             raise BuildError(
                 f"kernel.features: expected {' and '.join(sorted(KERNEL_FEATURES))}, "
@@ -119,18 +122,19 @@ class _Build:
             keep_objects=self._request.keep_objects and not self._request.leaky,
         )
         self._reporter.finish(f"{kernel.release}, {kernel.bzimage.stat().st_size:,} bytes")
-        return kernel
+        return kernel, {}
 
-    def _prebuilt(self) -> BuiltKernel:
+    def _prebuilt(self) -> tuple[BuiltKernel, Modules]:
         self._reporter.begin("take the kernel out of its package")
         package = self._only("kernel-source")
-        kernel, _ = take_prebuilt_kernel(self._store, package, features=self._recipe.kernel.features)
+        kernel, paths = take_prebuilt_kernel(self._store, package, features=self._recipe.kernel.features)
         self._reporter.finish(
-            f"{kernel.release}, {kernel.bzimage.stat().st_size:,} bytes, as Debian built it"
+            f"{kernel.release}, {kernel.bzimage.stat().st_size:,} bytes and {len(paths)} modules, as Debian "
+            "built it"
         )
-        return kernel
+        return kernel, {path.name: path.read_bytes() for path in paths}
 
-    def _guest(self, toolchain: Path, key: Digest) -> BuiltGuest:
+    def _guest(self, toolchain: Path, key: Digest, *, loads_modules: bool) -> BuiltGuest:
         self._reporter.begin("compile init, gate and workload")
         sources = {
             file.target: read_local_file(self._recipe, file)
@@ -142,13 +146,16 @@ class _Build:
             toolchain=toolchain,
             toolchain_key=key,
             variant=self._request.variant,
+            loads_modules=loads_modules,
             workload_sources=sources,
             on_line=lambda line: self._reporter.advance(0, line[:60]),
         )
         self._reporter.finish(f"init {len(guest.init):,}, gate {len(guest.gate):,} bytes")
         return guest
 
-    def _assemble(self, toolchain: Path, kernel: BuiltKernel, guest: BuiltGuest) -> dict[str, bytes]:
+    def _assemble(
+        self, toolchain: Path, kernel: BuiltKernel, modules: Modules, guest: BuiltGuest
+    ) -> dict[str, bytes]:
         recipe, config = self._recipe, kernel.config.read_bytes()
         tree = assemble_rootfs(
             init=guest.init,
@@ -157,6 +164,7 @@ class _Build:
             init_conf=_init_conf(recipe),
             gate_conf=_gate_conf(recipe),
             workload=self._workload(guest),
+            modules=modules,
         )
         uki = build_uki(
             stub=_member(self._store, self._only("stub"), STUB_PATH),

@@ -233,6 +233,23 @@ def test_words_of_metadata_services_are_shown_and_are_no_finding(clean: Parts) -
     assert ledger["habits"] == {"workload/app/agent": ["/etc/resolv.conf", "169.254.169.254"]}
 
 
+def test_a_kernel_module_in_its_place_opens_the_loading_of_code_and_nothing_else(clean: Parts) -> None:
+    module = clean.with_file("modules/00-virtio_net.ko", file_entry(b"module", 0o400))
+    with pytest.raises(PolicyError) as found:
+        write(module)
+    assert "modules/00-virtio_net.ko: a kernel module, by its name" in found.value.message
+    assert "got code-loading: 1 findings" in found.value.message
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["modules/virtio_net.ko", "modules/00-x.ko.xz", "modules/00-x/y.ko", "modules/order", "modules2/x"],
+)
+def test_any_other_file_beside_modules_is_not_on_the_list(clean: Parts, path: str) -> None:
+    with pytest.raises(PolicyError, match=rf"{path}: not on the list of what an image has"):
+        write(clean.with_file(path, file_entry(b"x", 0o400)))
+
+
 def test_the_list_of_files_says_why_each_is_in(clean: Parts) -> None:
     reasons = {item["path"]: item["whyIn"] for item in write(clean)["files"]}
     assert reasons["init"] == "init and launcher"

@@ -119,6 +119,23 @@ def test_the_leaky_variant_adds_leaks_that_the_linker_puts_in_place(
     assert b"-DBLINDBUILD_LEAKY" in built.workload["/app/hello"]
 
 
+@pytest.mark.parametrize("variant", ["product", "probe"])
+def test_only_an_image_with_modules_has_an_init_that_can_load_them(
+    tmp_path: Path, compiler: RecordingCompiler, variant: str
+) -> None:
+    without = build(Store(tmp_path), variant=variant)
+    built = build(Store(tmp_path), variant=variant, loads_modules=True)
+    assert files_of(built.init) - files_of(without.init) == {"modules/modules.c"}
+    assert b"--wrap=set_up_network" in built.init
+    assert b"--wrap" not in without.init
+    assert (built.gate, built.filters, built.workload) == (without.gate, without.filters, without.workload)
+
+
+def test_the_leaky_image_has_a_kernel_of_its_own_and_no_modules(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="got 'leaky' with modules"):
+        build(Store(tmp_path), variant="leaky", loads_modules=True)
+
+
 def test_the_tests_of_the_gate_are_not_compiled_into_it(tmp_path: Path, compiler: RecordingCompiler) -> None:
     assert not any(name.endswith("_test.go") for name in files_of(build(Store(tmp_path)).gate))
     assert "gate/go.mod" in files_of(build(Store(tmp_path)).gate)

@@ -62,6 +62,19 @@ def test_the_image_holds_what_the_contract_lists() -> None:
     assert list(modes) == sorted(modes)
 
 
+def test_modules_lie_beside_the_workload_and_are_in_the_listing() -> None:
+    programs = {"init": b"init", "gate": b"gate", "filters": FILTERS}
+    modules = {"00-failover.ko": b"first", "01-virtio_net.ko": b"second"}
+    tree = assemble_rootfs(**programs, init_conf=INIT, gate_conf=GATE, workload=WORKLOAD, modules=modules)
+    added = {path: entry for path, entry in tree.items() if path not in assemble()}
+    assert {path.decode(): f"{entry.full_mode:07o}" for path, entry in added.items()} == {
+        "modules": "0040555",
+        "modules/00-failover.ko": "0100400",
+        "modules/01-virtio_net.ko": "0100400",
+    }
+    assert b" modules/01-virtio_net.ko\n" in tree[b".blindbuild.tree"].data
+
+
 def test_devices_have_the_numbers_of_linux() -> None:
     tree = assemble()
     assert [tree[path].device for path in (b"dev/null", b"dev/zero", b"dev/urandom")] == [

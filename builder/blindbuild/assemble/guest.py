@@ -44,6 +44,8 @@ PROBE_FLAGS = (PROBE, "-I", "/guest/probe")
 # init's; the sources of init know nothing of it.
 LEAKY = "-DBLINDBUILD_LEAKY"
 LEAKY_FLAGS = (LEAKY, "-Wl,--wrap=main,--wrap=install_filter,--wrap=confine_files,--wrap=set_up_network")
+# An image with a kernel of modules: guest/modules loads them before init sets up the network.
+MODULE_FLAGS = ("-Wl,--wrap=set_up_network",)
 GATE_TAGS = {"product": (), "probe": ("-tags", "probe"), "leaky": ("-tags", "probe,leaky")}
 GO = "/usr/lib/go-1.24/bin/go"
 GO_ARGUMENTS = ("build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", "-s -w -buildid=")
@@ -147,6 +149,7 @@ def build_guest(
     toolchain: Path,
     toolchain_key: Digest,
     variant: str = "product",
+    loads_modules: bool = False,
     workload_sources: Mapping[str, bytes],
     on_line: OnLine | None = None,
 ) -> BuiltGuest:
@@ -159,6 +162,7 @@ def build_guest(
         variant: `product`, or `probe` for the image whose gate and launcher try to break out and report, and
             whose workload programs are all replaced by the hostile one, or `leaky` for the same without any
             confinement, which tells all it hears besides.
+        loads_modules: init loads what is in `/modules`; not in the leaky image, whose kernel has none.
         workload_sources: C sources of one file each, by the path of the program in the image.
         on_line: told what the compilers say.
 
@@ -169,8 +173,9 @@ def build_guest(
 
     Source: docs/spec/guest-abi.md, "Variants".
     """
-    if variant not in VARIANTS:
-        raise BuildError(f"guest: expected variant {' or '.join(VARIANTS)}, got {variant!r}")
+    if variant not in VARIANTS or (loads_modules and variant == "leaky"):
+        more = " with modules" if loads_modules else ""
+        raise BuildError(f"guest: expected variant {' or '.join(VARIANTS)}, got {variant!r}{more}")
     for target, source in workload_sources.items():
         if len(source) > MAX_SOURCE_BYTES:
             raise BuildError(
@@ -178,7 +183,7 @@ def build_guest(
             )
     compiler = _Compiler(store, toolchain, toolchain_key, variant, on_line)
     return BuiltGuest(
-        init=_build_init(compiler),
+        init=_build_init(compiler, loads_modules=loads_modules),
         gate=_build_gate(compiler),
         filters=_build_filters(compiler),
         workload={
@@ -197,13 +202,17 @@ def _read_sources(directory: str, suffixes: tuple[str, ...]) -> dict[str, bytes]
     }
 
 
-def _build_init(compiler: _Compiler) -> bytes:
+def _build_init(compiler: _Compiler, *, loads_modules: bool) -> bytes:
     sources = _read_sources("init", (".c", ".h"))
+    flags: tuple[str, ...] = C_FLAGS
+    if loads_modules:
+        sources |= _read_sources("modules", (".c",))
+        flags = (*flags, *MODULE_FLAGS)
     if compiler.variant == "product":
-        return _compile_c(compiler, INIT_STAGE, sources, C_FLAGS)
+        return _compile_c(compiler, INIT_STAGE, sources, flags)
     # The launcher shares the attempts with the hostile workload, not its main function.
     sources |= {name: data for name, data in _read_probe().items() if name != "probe/prober.c"}
-    flags = (*C_FLAGS, *PROBE_FLAGS)
+    flags = (*flags, *PROBE_FLAGS)
     if compiler.variant == "leaky":
         sources |= _read_sources("leaky", (".c", ".h"))
         flags = (*flags, *LEAKY_FLAGS)

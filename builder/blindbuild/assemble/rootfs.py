@@ -141,6 +141,7 @@ def assemble_rootfs(
     init_conf: InitConf,
     gate_conf: GateConf,
     workload: Tree,
+    modules: Mapping[str, bytes] | None = None,
 ) -> Tree:
     """Return the complete content of the initramfs, with its listing first and the sentinel last.
 
@@ -149,6 +150,7 @@ def assemble_rootfs(
         gate: the static program that answers the network.
         filters: the system call filters by name: the gate's, which it installs, and init's.
         workload: the recipe's tree; it becomes the workload's root directory.
+        modules: of a kernel that was not built for the image, by names that sort in the order of loading.
 
     Raises:
         PolicyError: a set-id bit, write bit or device in the workload's tree (all of them are named), or no
@@ -178,6 +180,7 @@ def assemble_rootfs(
         b"gate/gate": file_entry(gate, 0o555),
         b"gate/filter": file_entry(filters[GATE_FILTER], 0o444),
         b"gate/gate.json": file_entry(gate_conf.render(), 0o444),
+        **{f"modules/{name}".encode(): file_entry(data, 0o400) for name, data in (modules or {}).items()},
         WORKLOAD: directory_entry(),
         SENTINEL: file_entry(SENTINEL_CONTENT, 0o400),
     }

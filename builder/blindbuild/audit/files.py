@@ -58,6 +58,10 @@ FIXED = {
     SENTINEL: FixedEntry(0o100400, "sentinel"),
 }
 RECIPE_PREFIX = "workload/"
+# Of a kernel that was not built for the image. The list knows them; the check `modules` finds every one.
+MODULE_ENTRY = FixedEntry(0o100400, "kernel module")
+MODULE_ENTRY_NAME = re.compile(r"modules/[0-9]{2}-[a-z0-9_]+\.ko")
+MODULE_DIRECTORY, MODULE_DIRECTORY_ENTRY = "modules", FixedEntry(0o40555, "kernel module")
 
 _PATH_BYTES = frozenset(range(0x21, 0x7F))
 SET_ID_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
@@ -142,8 +146,8 @@ def render_listing(entries: tuple[CpioEntry, ...]) -> bytes:
 
 def why_in(path: str) -> str:
     """Return whose an entry is: `init`, `gate`, `recipe` and so on, or "" for what may not be there."""
-    if path in FIXED:
-        return FIXED[path].why
+    if fixed := _fixed(path):
+        return fixed.why
     return "recipe" if path.startswith(RECIPE_PREFIX) else ""
 
 
@@ -250,13 +254,19 @@ def _check_each(image: UnpackedImage, check: str, judge: Callable[[str, CpioEntr
     return Check(check, image.archive, len(image.entries), tuple(findings))
 
 
+def _fixed(name: str) -> FixedEntry | None:
+    if MODULE_ENTRY_NAME.fullmatch(name):
+        return MODULE_ENTRY
+    return MODULE_DIRECTORY_ENTRY if name == MODULE_DIRECTORY else FIXED.get(name)
+
+
 def _judge_entry(entry: CpioEntry) -> Iterator[str]:
     name = _name(entry)
     if not _PATH_BYTES.issuperset(entry.path):
         yield f"{name}: a path of other bytes than printable ASCII without spaces"
     if (entry.uid, entry.gid, entry.mtime) != (0, 0, 0):
         yield f"{name}: expected owner 0:0 and time 0, got {entry.uid}:{entry.gid} and {entry.mtime}"
-    if not (fixed := FIXED.get(name)):
+    if not (fixed := _fixed(name)):
         if not name.startswith(RECIPE_PREFIX):
             yield f"{name}: not on the list of what an image has"
     elif (entry.mode, entry.rdev) != (fixed.mode, fixed.device):
