@@ -98,6 +98,7 @@ from tests.fakes.snp_machine import SnpMachine, Versions, roots_file, snp_produc
 from tests.fakes.tdx_platform import answer, intel, qe_identity, quote, tcb_info, td_report
 from tests.fakes.variable_store import empty_store
 from tests.fakes.world import authority, publisher, session, tpm
+from tests.fuzz.link_targets import LINK_TARGETS
 from tests.fuzz.log_targets import LOG_TARGETS
 from tests.unit.test_firmware_volume import flash, guided, pack, section, volume
 
@@ -423,6 +424,7 @@ TARGETS = (
     Target("signature", parse_signature, _signatures),
     Target("public", parse_public, _publics),
     Target("certificate", _read_certificate, _certificates),
+    *(Target(*one) for one in LINK_TARGETS),
     *(Target(*one) for one in LOG_TARGETS),
     Target(
         "amd-certificate",
