@@ -1,4 +1,5 @@
-"""One TLS 1.3 connection, and the public key at its other end. The client's only door to the network.
+"""One TLS 1.3 connection, and the public key at its other end. The client's only door to a server; the
+files of a transparency log, which prove themselves, come through web.py.
 
 The certificate is not checked against authorities: it is self-signed by a key made in the image's RAM, and
 the quote, not a CA, says whose key it is. So the key is taken from this very connection, and a connection
