@@ -16,7 +16,7 @@ from blindbuild.machine.probe.stimuli import (
     dhcp_answers,
     fuzz,
     make_stimuli,
-    poisoned,
+    move_address,
     udp_question,
 )
 
@@ -132,7 +132,7 @@ def test_fuzzed_frames_are_damaged_and_reproducible() -> None:
 
 
 def test_poison_says_where_the_router_is_in_three_ways() -> None:
-    said = [scapy.Ether(frame)[scapy.ARP] for frame in poisoned(COMPOSER, GUEST.router, COMPOSER.mac)]
+    said = [scapy.Ether(frame)[scapy.ARP] for frame in move_address(COMPOSER, GUEST.router, COMPOSER.mac)]
     assert [(one.op, one.psrc, one.hwsrc) for one in said] == [
         (1, "10.0.2.2", "02:00:00:00:00:4d"),
         (2, "10.0.2.2", "02:00:00:00:00:4d"),

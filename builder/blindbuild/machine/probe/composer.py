@@ -71,13 +71,6 @@ class Composer:
         )
         return self.packet(self.segment(segment, source=source))
 
-    def reset(self, port: int, *, source_port: int, sequence: int) -> bytes:
-        """Return a frame that ends a TCP connection."""
-        segment = TcpSegment(
-            source_port=source_port, destination_port=port, flags=TcpFlag.RST, sequence=sequence
-        )
-        return self.packet(self.segment(segment))
-
     def udp(self, port: int, payload: bytes = b"", *, source_port: int = 40_053) -> bytes:
         """Return a frame with a UDP datagram."""
         datagram = UdpDatagram(source_port=source_port, destination_port=port, payload=payload)

@@ -29,7 +29,7 @@ from blindbuild.machine.probe.frames import (
 )
 from blindbuild.machine.probe.headers import HeaderReport, header_findings, observe_headers
 from blindbuild.machine.probe.link import PEER_MAC, Link, own_address
-from blindbuild.machine.probe.stimuli import OFF_LINK, UDP_PORTS, make_stimuli, poisoned, udp_question
+from blindbuild.machine.probe.stimuli import OFF_LINK, UDP_PORTS, make_stimuli, move_address, udp_question
 
 __all__ = ["Guest", "LinkPeer", "PeerReport", "classify_frames", "peer_findings", "scan_machine"]
 
@@ -98,6 +98,17 @@ def peer_findings(report: PeerReport, *, port: int) -> tuple[str, ...]:
     return (*(words for found, words in checks if found), *report.other, *header_findings(report.headers))
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What was sent, and what the neighbour saw at once."""
+
+    stimuli: tuple[tuple[str, int], ...]
+    tcp: int
+    udp: int
+    poisoned: bool | None
+    serves: bool
+
+
 class LinkPeer(Link):
     """The neighbour that asks everything; see `Link` for how it gets onto the link."""
 
@@ -114,36 +125,21 @@ class LinkPeer(Link):
         """
         begin, start = time.monotonic(), self.count()
         composer = Composer(guest=guest, mac=PEER_MAC, address=own_address(guest), port=port)
-        router = self.stand_in_for_router(guest)
-        asked: list[tuple[str, int]] = []
-        for stimulus in make_stimuli(composer):
-            asked.append((stimulus.name, self.send_all(stimulus.frames, composer=composer)))
-        scanned_tcp = self._scan_tcp(composer, rounds)
-        udp = (composer.udp(number, udp_question(number)) for number in UDP_PORTS)
-        scanned_udp = self.send_all(udp, composer=composer)
-        arp_poisoned = self._poison(composer, router)
-        serves = self._opens(composer, LAST_PORT) is not None
-        frames = self.frames_since(start)
+        asked = self._ask_all(composer, rounds)
         unexpected = judge_frames(self.frames_since(0), guest=guest, port=port, start=start)
-        return PeerReport(
-            tcp_open=_open_ports(frames, guest),
-            tcp_reset=_ports(unexpected, FrameKind.TCP_RESET),
-            udp_answered=_ports(unexpected, FrameKind.UDP),
-            icmp_answers=_number(unexpected, FrameKind.ICMP),
-            unreachables=_number(unexpected, FrameKind.UNREACHABLE),
-            ipv6_frames=_number(unexpected, FrameKind.IPV6),
-            igmp_frames=_number(unexpected, FrameKind.IGMP),
-            dhcp_frames=_number(unexpected, FrameKind.DHCP),
-            arp_answers=_arp_answers(frames, guest),
-            other=in_words(unexpected),
-            scanned_tcp=scanned_tcp,
-            scanned_udp=scanned_udp,
-            asked=tuple(asked),
-            serves_at_end=serves,
-            arp_poisoned=arp_poisoned,
-            headers=observe_headers(frames, guest=guest),
-            seconds=time.monotonic() - begin,
+        return _report(self.frames_since(start), unexpected, guest, asked, time.monotonic() - begin)
+
+    def _ask_all(self, composer: Composer, rounds: int) -> _Asked:
+        router = self.stand_in_for_router(composer.guest)
+        stimuli = tuple(
+            (stimulus.name, self.send_all(stimulus.frames, composer=composer))
+            for stimulus in make_stimuli(composer)
         )
+        tcp = self._scan_tcp(composer, rounds)
+        questions = (composer.udp(number, udp_question(number)) for number in UDP_PORTS)
+        udp = self.send_all(questions, composer=composer)
+        poisoned = self._poison(composer, router)
+        return _Asked(stimuli, tcp, udp, poisoned, self._opens(composer, LAST_PORT) is not None)
 
     def _scan_tcp(self, composer: Composer, rounds: int) -> int:
         """Ask every port, and again each that did not answer; return how many were asked."""
@@ -159,7 +155,7 @@ class LinkPeer(Link):
     def _opens(
         self, composer: Composer, source_port: int, *, source: IPv4Address | None = None
     ) -> bytes | None:
-        """Open a connection to the service and drop it; return the frame that answered, if one did."""
+        """Ask the service for a connection; return the frame that answered, if one did."""
         start = self.count()
         self.send(composer.syn(composer.port, source_port=source_port, source=source))
 
@@ -182,7 +178,7 @@ class LinkPeer(Link):
     def _teach_router(self, composer: Composer, mac: bytes, source_port: int) -> bytes | None:
         """Tell the guest where its router is; return where it sends what goes there."""
         time.sleep(SETTLE_S)
-        self.send_all(poisoned(composer, composer.guest.router, mac), composer=composer)
+        self.send_all(move_address(composer, composer.guest.router, mac), composer=composer)
         return self._way_to_router(composer, source_port)
 
     def _way_to_router(self, composer: Composer, source_port: int) -> bytes | None:
@@ -220,6 +216,34 @@ def scan_machine(peer: LinkPeer, machine: Machine, *, asks_dhcp: bool = False, r
     peer.connect(machine.files.link_socket, guest=guest)
     with host_network_cut(machine):
         return peer.scan(guest, port=machine.config.guest_port, rounds=rounds)
+
+
+def _report(
+    frames: Sequence[Frame],
+    unexpected: Sequence[Unexpected],
+    guest: Guest,
+    asked: _Asked,
+    seconds: float,
+) -> PeerReport:
+    return PeerReport(
+        tcp_open=_open_ports(frames, guest),
+        tcp_reset=_ports(unexpected, FrameKind.TCP_RESET),
+        udp_answered=_ports(unexpected, FrameKind.UDP),
+        icmp_answers=_number(unexpected, FrameKind.ICMP),
+        unreachables=_number(unexpected, FrameKind.UNREACHABLE),
+        ipv6_frames=_number(unexpected, FrameKind.IPV6),
+        igmp_frames=_number(unexpected, FrameKind.IGMP),
+        dhcp_frames=_number(unexpected, FrameKind.DHCP),
+        arp_answers=_arp_answers(frames, guest),
+        other=in_words(unexpected),
+        scanned_tcp=asked.tcp,
+        scanned_udp=asked.udp,
+        asked=asked.stimuli,
+        serves_at_end=asked.serves,
+        arp_poisoned=asked.poisoned,
+        headers=observe_headers(frames, guest=guest),
+        seconds=seconds,
+    )
 
 
 def _segments(frames: Iterable[Frame], guest: Guest) -> Iterator[TcpSegment]:

@@ -115,7 +115,7 @@ def _arp(composer: Composer) -> Iterator[bytes]:
         yield composer.arp(question)
         yield composer.arp(question, to=composer.guest.mac)
     yield composer.arp(replace(composer.who_has(composer.guest.address.ip), operation=8))  # RFC 2390: inverse
-    yield from poisoned(
+    yield from move_address(
         composer, composer.guest.address.ip, composer.mac
     )  # its own address is elsewhere, too
     yield composer.ethernet(0x8035, replace(composer.who_has(_NOWHERE), operation=3).encode())  # RFC 903
@@ -338,7 +338,7 @@ def _dhcp(composer: Composer, message: DhcpMessage) -> bytes:
     return composer.packet(packet, to=BROADCAST)
 
 
-def poisoned(composer: Composer, victim: IPv4Address, mac: bytes) -> tuple[bytes, ...]:
+def move_address(composer: Composer, victim: IPv4Address, mac: bytes) -> tuple[bytes, ...]:
     """Return ARP messages that say unasked where an address is: as question and answer, to all and to one."""
     said = ArpMessage(
         operation=ARP_REPLY, sender_mac=mac, sender=victim, target_mac=composer.guest.mac, target=victim
