@@ -37,9 +37,6 @@ class DhcpOption:
     MESSAGE_TYPE = 53
     SERVER = 54
     PARAMETERS = 55
-    VENDOR_CLASS = 60
-    CLIENT_IDENTIFIER = 61
-    BOOT_FILE = 67
     ROUTES = 121
     PROXY = 252
 
