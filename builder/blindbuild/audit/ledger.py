@@ -38,13 +38,8 @@ class Ledger:
     document: Mapping[str, JsonValue]
 
     @property
-    def findings(self) -> tuple[str, ...]:
-        """What the checks found wrong, each once, with the channels that it is about."""
-        return _tell(self.rows)
-
-    @property
     def undeclared(self) -> tuple[str, ...]:
-        """Those findings that are about a channel which the recipe does not leave open."""
+        """What was found in channels that the recipe does not leave open, each once, with those channels."""
         return _tell(row for row in self.rows if not row.allowed)
 
     def render(self) -> bytes:
