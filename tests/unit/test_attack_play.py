@@ -11,11 +11,11 @@ from typing import cast
 
 import pytest
 
-from blindbuild.errors import MachineError, UsageError
+from blindbuild.errors import ChannelError, MachineError, UsageError
 from blindbuild.formats.pcap import Frame
 from blindbuild.machine import attack_play
 from blindbuild.machine.attack_hostile import HOSTILE_ATTACKS
-from blindbuild.machine.attack_model import BootAttack, Outcome, RunningAttack, Seen, Stage
+from blindbuild.machine.attack_model import NO_EVIDENCE, BootAttack, Outcome, RunningAttack, Seen, Stage
 from blindbuild.machine.attack_play import Played, Scene, play_all
 from blindbuild.machine.config import GUEST_MAC, MachineConfig
 from blindbuild.machine.machine import Machine
@@ -32,7 +32,8 @@ class FakeMachine:
 
     def __init__(self) -> None:
         self.said, self.sent, self.ended = b"firmware", [], None
-        self.config = SimpleNamespace(guest_port=443)
+        self.config, self.authority = SimpleNamespace(guest_port=443), None
+        self.url, self.port = "https://127.0.0.1:1", 1
 
     def serial_bytes(self, port: int) -> bytes:
         return self.said if port == 0 else b""
@@ -64,6 +65,7 @@ def play_on(
         route="/v1/hello",
         directory=Path("/nowhere"),
         session=cast("RecordedSession", None),
+        said=(b"firmware", b"", b"", b""),
         ready=lambda _host, _port: True,
     )
     attack = RunningAttack(name="some", summary="does", outcome=Outcome.NO_EFFECT, play=play)
@@ -209,3 +211,43 @@ def test_what_an_attack_wrote_goes_when_it_ends(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(attack_play, "_boot", lambda *_: ANSWERED)
     list(play_all([replace(boot_attack("one", shared=False), apply=write)], scene))
     assert list(scene.directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_gate_without_evidence_is_another_thing_than_no_gate(
+    monkeypatch: pytest.MonkeyPatch, machine: FakeMachine, scene: Scene, answers: bool
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ChannelError("evidence: expected status 200, got 422")
+
+    monkeypatch.setattr(attack_play, "attest", refuse)
+    around = replace(scene, ready=lambda _host, _port: answers, expect=lambda _: None)
+    seen = attack_play._look(cast("Machine", machine), around).seen
+    assert seen.outcome is (Outcome.REFUSED if answers else Outcome.STOPS)
+    assert seen.reasons == (frozenset({NO_EVIDENCE}) if answers else frozenset())
+    machine.ended = "the guest powered off"
+    assert attack_play._look(cast("Machine", machine), around).seen == Seen(Outcome.STOPS, machine.ended)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.STOPS, Outcome.REFUSED])
+def test_a_machine_that_stops_counts_only_beside_an_honest_one_that_serves(
+    monkeypatch: pytest.MonkeyPatch, scene: Scene, outcome: Outcome
+) -> None:
+    def not_served(*_: object) -> list[Played]:
+        raise MachineError("expected a machine that a client accepts before any attack")
+
+    monkeypatch.setattr(attack_play, "play_running", not_served)
+    monkeypatch.setattr(attack_play, "_boot", lambda *_: Seen(Outcome.STOPS, "the guest powered off"))
+    attack = replace(boot_attack("one", shared=False), outcome=outcome)
+    if outcome is Outcome.STOPS:
+        with pytest.raises(MachineError, match="before any attack"):
+            list(play_all([attack], scene))
+    else:
+        assert [played.expected for played in play_all([attack], scene)] == [False]
+
+
+def test_what_was_said_between_two_attacks_counts_too(
+    monkeypatch: pytest.MonkeyPatch, machine: FakeMachine
+) -> None:
+    machine.said += b" and a late word"
+    assert play_on(monkeypatch, machine, nothing).outcome is Outcome.SUCCEEDS

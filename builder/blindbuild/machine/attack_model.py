@@ -121,6 +121,7 @@ class Stage:
         route: one of the recipe's.
         directory: where attacks may write.
         session: a genuine exchange with the machine, judged good.
+        said: what the serial ports had said before any attack.
         ready: whether a gate answers there.
         watch: asked after a client has looked, with its exchange if there was one: what only the operator
             can see; words of any of them are what he got.
@@ -135,6 +136,7 @@ class Stage:
     route: str
     directory: Path
     session: RecordedSession
+    said: tuple[bytes, ...]
     ready: ReadinessProbe
     watch: list[Callable[[RecordedSession | None], str | None]] = field(default_factory=list)
     serial_may_grow: bool = False

@@ -33,7 +33,7 @@ from blindbuild.machine.attack_model import (
 )
 from blindbuild.machine.attack_running import STAGE_DEVICES
 from blindbuild.machine.attack_tpm import TpmInterposer
-from blindbuild.machine.config import GUEST_MAC, MachineConfig
+from blindbuild.machine.config import GUEST_MAC, HOST_ADDRESS, MachineConfig
 from blindbuild.machine.machine import Machine, ReadinessProbe
 from blindbuild.machine.serial_ports import PORT_COUNT
 from blindbuild.machine.swtpm import TpmAuthority
@@ -113,7 +113,9 @@ def play_all(attacks: Sequence[AnyAttack], scene: Scene, *, jobs: int = 1) -> It
     hostile = [attack for attack in attacks if isinstance(attack, HostileAttack)]
     tasks: list[Callable[[], Iterable[Played]]] = []
     # the longest first, so that the others fill the time beside it
-    tasks += [lambda: play_running(running, scene)] if running else []
+    # that a machine stops says nothing unless an honest one beside it does not
+    control = any(attack.outcome is Outcome.STOPS for attack in boots)
+    tasks += [lambda: play_running(running, scene)] if running or control else []
     tasks += [lambda: play_together(shared, scene)] if shared else []
     tasks += [lambda: play_hostile(hostile, scene)] if hostile else []
     tasks += [_alone(attack, scene) for attack in boots if not attack.shared]
@@ -158,11 +160,14 @@ def play_boot(attack: BootAttack, scene: Scene) -> Played:
 def play_together(attacks: Sequence[BootAttack], scene: Scene) -> list[Played]:
     """Boot one machine with all attacks that shall have no effect; play each alone if there is any."""
     began = time.monotonic()
-    with _directory(scene, "shared") as directory:
-        config = scene.config
-        for attack in attacks:
-            config = attack.apply(config, AttackInputs(directory, scene.other_uki))
-        seen = _boot(config, scene, attacks)
+    try:
+        with _directory(scene, "shared") as directory:
+            config = scene.config
+            for attack in attacks:
+                config = attack.apply(config, AttackInputs(directory, scene.other_uki))
+            seen = _boot(config, scene, attacks)
+    except BlindbuildError as error:
+        seen = Seen(Outcome.UNPLAYED, error.message)
     if seen.outcome is not Outcome.NO_EFFECT and len(attacks) > 1:
         return [play_boot(attack, scene) for attack in attacks]
     others = [attack.name for attack in attacks]
@@ -183,9 +188,12 @@ def play_hostile(attacks: Sequence[HostileAttack], scene: Scene) -> list[Played]
     with Machine(scene.hostile) as machine:
         machine.wait_until_ready(scene.ready, READY_S)
         for attack in attacks:
-            seen = attack.play(machine)
-            if machine.ending() is not None:
-                seen = Seen(Outcome.STOPS, f"{seen.words}; then {machine.ending()}")
+            try:
+                seen = attack.play(machine)
+            except BlindbuildError as error:
+                seen = Seen(Outcome.UNPLAYED, error.message)
+            if (ending := machine.ending()) is not None:
+                seen = Seen(Outcome.STOPS, f"{seen.words}; then {ending}")
             played.append(Played(attack, seen, time.monotonic() - began))
             began = time.monotonic()
     return played
@@ -203,7 +211,7 @@ def play_running(attacks: Sequence[RunningAttack | BytesAttack], scene: Scene) -
         machine.wait_until_ready(scene.ready, READY_S)
         directory = stack.enter_context(_directory(scene, "running"))
         session = _genuine_session(machine, scene)
-        doubt = ""
+        doubt, said = "", _serial_output(machine)
         for attack in ordered:
             stage = Stage(
                 config=config,
@@ -212,6 +220,7 @@ def play_running(attacks: Sequence[RunningAttack | BytesAttack], scene: Scene) -
                 route=scene.route,
                 directory=directory / attack.name,
                 session=session,
+                said=said,
                 ready=scene.ready,
                 parts={TpmInterposer.__name__: interposer},
             )
@@ -219,6 +228,8 @@ def play_running(attacks: Sequence[RunningAttack | BytesAttack], scene: Scene) -
             seen = _try(attack, stage, after=doubt)
             if isinstance(attack, RunningAttack):
                 doubt = "" if seen.outcome in _UNHARMED else attack.name
+            if stage.serial_may_grow:
+                said = _serial_output(machine)
             yield Played(attack, seen, time.monotonic() - began)
             began = time.monotonic()
 
@@ -226,7 +237,7 @@ def play_running(attacks: Sequence[RunningAttack | BytesAttack], scene: Scene) -
 def _try(attack: RunningAttack | BytesAttack, stage: Stage, *, after: str) -> Seen:
     """Play one attack; `after` is one that the machine may not have survived."""
     try:
-        if after and _look(stage.machine, stage.expect, stage.route).session is None:
+        if after and _look(stage.machine, stage).session is None:
             return Seen(Outcome.UNPLAYED, f"the machine gives no evidence after {after}")
         return _judge_bytes(attack, stage) if isinstance(attack, BytesAttack) else _play_on(attack, stage)
     except BlindbuildError as error:
@@ -238,12 +249,11 @@ def _play_on(attack: RunningAttack, stage: Stage) -> Seen:
     machine = stage.machine
     if (ending := machine.ending()) is not None:
         return Seen(Outcome.STOPS, f"not reached: {ending}")
-    said = [machine.serial_bytes(port) for port in range(PORT_COUNT)]
     with stage.closing:
         seen = attack.play(stage)
-        client = _look(machine, stage.expect, stage.route)
+        client = _look(machine, stage)
         gains = [words for look in stage.watch if (words := look(client.session)) is not None]
-    if not stage.serial_may_grow and said != [machine.serial_bytes(port) for port in range(PORT_COUNT)]:
+    if not stage.serial_may_grow and stage.said != _serial_output(machine):
         gains.append("the machine spoke on a serial port")
     gains += _other_frames(machine.frames(), machine.config.guest_port)
     if gains:
@@ -275,7 +285,7 @@ def _boot(config: MachineConfig, scene: Scene, attacks: Sequence[BootAttack]) ->
         except MachineError as error:
             return Seen(Outcome.STOPS, error.message.splitlines()[0])
         gains = [seen for attack in attacks if (seen := attack.look(machine)) is not None]
-        client = _look(machine, scene.expect, scene.route)
+        client = _look(machine, scene)
         if client.seen.outcome is Outcome.NO_EFFECT and gains:
             return gains[0]
         return client.seen
@@ -283,35 +293,41 @@ def _boot(config: MachineConfig, scene: Scene, attacks: Sequence[BootAttack]) ->
 
 def _genuine_session(machine: Machine, scene: Scene) -> RecordedSession:
     """Return an exchange that a client accepts; without it no attack means anything."""
-    client = _look(machine, scene.expect, scene.route)
+    client = _look(machine, scene)
     if client.seen.outcome is not Outcome.NO_EFFECT or client.session is None:
         raise MachineError(f"expected a machine that a client accepts before any attack: {client.seen.words}")
     return client.session
 
 
-def _look(machine: Machine, expect: Callable[[TpmAuthority], Expectation], route: str) -> _Client:
+def _look(machine: Machine, around: Scene | Stage) -> _Client:
     """Judge a machine as a client does; if it is accepted, have a request answered."""
     try:
-        attempt = attest(machine.url, expect(machine.authority), timeout_s=TIMEOUT_S)
+        attempt = attest(machine.url, around.expect(machine.authority), timeout_s=TIMEOUT_S)
     except (ChannelError, VerificationError) as error:
-        if (ending := machine.ending()) is not None:
-            return _Client(Seen(Outcome.STOPS, ending))
-        return _Client(
-            Seen(Outcome.REFUSED, f"no evidence: {error.message}", reasons=frozenset({NO_EVIDENCE}))
-        )
+        # a gate that answers and gives no evidence is another thing than one that cannot be reached
+        if machine.ending() is None and around.ready(HOST_ADDRESS, machine.port):
+            return _Client(Seen(Outcome.REFUSED, error.message, reasons=frozenset({NO_EVIDENCE})))
+        return _Client(Seen(Outcome.STOPS, machine.ending() or f"no gate answers: {error.message}"))
     with contextlib.closing(attempt):
         seen = describe_appraisal(attempt.appraisal)
         if seen.outcome is Outcome.NO_EFFECT:
-            seen = _ask(attempt, route)
+            seen = _ask(attempt, around.route)
         return _Client(seen, attempt.session)
 
 
 def _ask(attempt: Attempt, route: str) -> Seen:
-    with attempt.accept() as connection:
-        status = connection.request(route, REQUEST).status
+    try:
+        with attempt.accept() as connection:
+            status = connection.request(route, REQUEST).status
+    except ChannelError as error:
+        return Seen(Outcome.STOPS, f"accepted, but a request gets no answer: {error.message}")
     if status >= _SERVER_ERROR:
         return Seen(Outcome.STOPS, f"accepted, but a request gets status {status}")
     return Seen(Outcome.NO_EFFECT, f"accepted with the same verdict, and a request is answered ({status})")
+
+
+def _serial_output(machine: Machine) -> tuple[bytes, ...]:
+    return tuple(machine.serial_bytes(port) for port in range(PORT_COUNT))
 
 
 def describe_appraisal(appraisal: Appraisal) -> Seen:
