@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from blindbuild.verify import CHANNEL_GROUPS
+
 pytestmark = pytest.mark.kernel
 
 
@@ -26,6 +28,9 @@ def test_the_ledger_of_the_product_is_recomputed_and_has_no_finding(product: Pat
     assert ledger == json.loads((product / "channels.json").read_text())
     assert len(ledger["channels"]) == 41
     assert not any(check["findings"] for row in ledger["channels"] for check in row["checks"])
+    states = {row["id"]: row["state"] for row in ledger["channels"]}
+    assert {states[name] for group in ("egress", "admin") for name in CHANNEL_GROUPS[group]} == {"closed"}
+    assert ledger["reachable"]["dhcp"]["sendto"] == ["argument 3 is 0, argument 4 is 0"]
     assert {program["linkage"] for program in ledger["programs"]} == {"static"}
     assert len(ledger["kernel"]["implementedCalls"]) == ledger["kernel"]["allowed"]["call"]
 

@@ -167,6 +167,8 @@ int main(int count, char **arguments)
         launch(arguments[2], arguments[3], arguments[4]);
     if (count == 4 && !strcmp(arguments[1], "serve"))
         serve(arguments[2], arguments[3]);
+    if (count == 3 && !strcmp(arguments[1], "load"))
+        return load_filters(arguments[2]), 0;
     for (size_t i = 0; count == 2 && i < sizeof modes / sizeof *modes; i++)
         if (!strcmp(arguments[1], modes[i].name))
             for (uint32_t length; transfer(0, &length, 4, false);) {

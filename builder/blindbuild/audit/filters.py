@@ -10,7 +10,8 @@ Source: docs/spec/guest-abi.md, "Filters".
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,8 +67,12 @@ class Reach:
 
 def find_reaches(image: UnpackedImage) -> tuple[Reach, ...]:
     """Return what each role of an image can reach; a filter that is no program is a problem, not an error."""
-    files = {entry.path.decode("ascii", "backslashreplace"): entry.data for entry in image.entries}
-    return tuple(_find_reach(role, stack, files) for role, stack in (STACKS | EVERYBODY).items())
+    regular = (entry for entry in image.entries if stat.S_ISREG(entry.mode))
+    files = {entry.path.decode("ascii", "backslashreplace"): entry.data for entry in regular}
+    return tuple(
+        _find_reach(role, tuple((path, files.get(path)) for path in stack))
+        for role, stack in (STACKS | EVERYBODY).items()
+    )
 
 
 def check_filters(image: UnpackedImage, reaches: Sequence[Reach]) -> Check:
@@ -129,10 +134,11 @@ def parse_allowed(text: str) -> Mapping[str, Forms]:
     return allowed
 
 
-def _find_reach(role: str, stack: Iterable[str], files: Mapping[str, bytes]) -> Reach:
+@functools.lru_cache(maxsize=32)  # images of one version have the same filters
+def _find_reach(role: str, stack: tuple[tuple[str, bytes | None], ...]) -> Reach:
     programs = []
-    for path in stack:
-        program = _read_program(path, files)
+    for path, data in stack:
+        program = _read_program(path, data)
         if isinstance(program, str):
             return Reach(role, (), 0, program)
         programs.append(program)
@@ -143,12 +149,12 @@ def _find_reach(role: str, stack: Iterable[str], files: Mapping[str, bytes]) -> 
     return Reach(role, ways, steps)
 
 
-def _read_program(path: str, files: Mapping[str, bytes]) -> tuple[Instruction, ...] | str:
+def _read_program(path: str, data: bytes | None) -> tuple[Instruction, ...] | str:
     """Return a filter's program, or what is wrong with it."""
-    if path not in files:
+    if data is None:
         return f"{path}: missing"
     try:
-        return parse_filter(files[path])
+        return parse_filter(data)
     except FormatError as error:
         return f"{path}: {error.message}"
 

@@ -10,7 +10,7 @@ static struct { struct sock_filter code[CAPACITY]; size_t size; } filters[FILTER
 
 void load_filters(const char *directory)
 {
-    char path[64];
+    char path[256];
     for (int i = 0; i < FILTERS; i++) {
         MUST((size_t)snprintf(path, sizeof path, "%s/%s", directory, NAMES[i]) < sizeof path);
         MUST(read_file(path, (char *)filters[i].code, sizeof filters[i].code, &filters[i].size)
