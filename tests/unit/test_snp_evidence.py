@@ -216,6 +216,12 @@ def test_every_reserved_byte_must_be_zero(case: str) -> None:
             parse_snp_report(bytes(report))
 
 
+def test_a_report_has_1184_bytes() -> None:
+    for data in (MACHINE.report(DATA) + b"\0", MACHINE.report(DATA)[:-1]):
+        with pytest.raises(FormatError, match="expected 1184 bytes"):
+            parse_snp_report(data)
+
+
 def test_the_numbers_of_the_signature_have_48_bytes() -> None:
     for offset in (SIGNED + 48, SIGNED + 71, SIGNED + 72 + 48, SIGNED + 143):
         report = bytearray(MACHINE.report(DATA))

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import FormatError, VerificationError
+from blindbuild.formats.tdx_collateral import MAX_COLLATERAL, split_signed
 from blindbuild.formats.tdx_quote import MAX_QUOTE, parse_tdx_quote, trim_quote
 from blindbuild.manifest.platform_roots import PlatformRoots, parse_platform_roots
 from blindbuild.measure.classification import OneOf, Unconstrained
@@ -205,6 +206,28 @@ def test_truncation_at_every_offset_and_trailing_bytes_are_refused() -> None:
     assert_refused(judge(bytes(MAX_QUOTE + 1)), "T1:malformed")
 
 
+def test_lengths_inside_a_quote_leave_nothing_over() -> None:
+    good = quote(td_report(DATA))
+    start, end = 48 + 584, 48 + 584 + 4
+    outer = good[end:]
+    longer = good[:start] + (len(outer) + 1).to_bytes(4, "little") + outer + b"\0"
+    with pytest.raises(FormatError, match="of signature data"):
+        parse_tdx_quote(longer)
+    at = end + 64 + 64 + 2
+    size = int.from_bytes(good[at : at + 4], "little") + 1
+    with pytest.raises(FormatError, match="of certification data"):
+        parse_tdx_quote(longer[:at] + size.to_bytes(4, "little") + longer[at + 4 :])
+    with pytest.raises(FormatError, match="of the quote"):
+        parse_tdx_quote(good + b"\0")
+
+
+def test_what_is_too_large_is_refused_before_it_is_read() -> None:
+    with pytest.raises(FormatError, match=f"expected at most {MAX_QUOTE} bytes"):
+        parse_tdx_quote(quote(td_report(DATA)).ljust(MAX_QUOTE + 1, b"\0"))
+    with pytest.raises(FormatError, match=f"expected at most {MAX_COLLATERAL} bytes"):
+        split_signed(answer("tcbInfo", tcb_info()).ljust(MAX_COLLATERAL + 1), "tcbInfo")
+
+
 def test_zeros_after_a_quote_are_cut_off_and_nothing_else_is() -> None:
     for data in (quote(td_report(DATA)), quote(td_report(DATA, later=True), version=5)):
         assert trim_quote(data) == trim_quote(data + bytes(3000)) == data
@@ -342,6 +365,7 @@ def test_a_module_without_an_identity_of_its_own_is_judged_by_the_platforms_leve
     older = (4, 0, *TDX_SVNS[2:])
     assert_refused(judge(quote(td_report(DATA, svns=older)), collateral(info)), "T9:tcb-unknown")
     assert_refused(judge(said=collateral(info)), "T9:module-unknown")
+    assert_refused(judge(said=collateral(tcb_info(tdxModule=module(mrsigner="11" * 48)))), "T9:other-module")
     signed_by_other = module(id="TDX_01", mrsigner="11" * 48, tcbLevels=[svn_level(1)])
     assert_refused(judge(said=collateral(tcb_info(tdxModuleIdentities=[signed_by_other]))), "T9:other-module")
 
@@ -384,6 +408,9 @@ def test_a_signers_chain_that_is_not_one_is_refused() -> None:
     assert_refused(judge(said=collateral(chain=intel().root.pem.encode())), "T7:certificate-root")
     late = intel().service_chain(end=MADE + timedelta(days=1))
     assert_refused(judge(said=collateral(chain=late)), "T7:certificate-expired")
+    curve = ec.generate_private_key(ec.SECP384R1()).public_key()
+    leaf = pem_of(intel().root.issue("Intel SGX TCB Signing", curve, []))
+    assert_refused(judge(said=collateral(chain=(leaf + intel().root.pem).encode())), "T7:key-type")
     weak = intel().root.below("Intel SGX TCB Signing", intel().service_key, Rules(is_authority=True))
     chain = (weak.pem + intel().root.pem).encode()
     assert_refused(judge(said=collateral(chain=chain)), "T7:certificate-authority")
@@ -401,6 +428,8 @@ def test_a_signers_chain_that_is_not_one_is_refused() -> None:
         {"nextUpdate": "2026-10-01T00:00:00+00:00"},
         {"tcbLevels": []},
         {"tcbLevels": [level() | {"tcbStatus": "Fine"}]},
+        {"tcbLevels": [level() | {"advisoryIDs": [1]}]},
+        {"tcbLevels": [level() | {"advisoryIDs": ["INTEL-SA-0"] * 65}]},
         {"tcbLevels": [level(tdx=TDX_SVNS[1:])]},
         {"tcbLevels": [level(sgx=(256, *SGX_SVNS[1:]))]},
         {"tdxModule": module(attributes="00")},
