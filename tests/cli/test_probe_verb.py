@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from blindbuild.assemble.rootfs import GateConf, InitConf
 from blindbuild.cli.channels import command
 from blindbuild.cli.probe_table import render_page, summarize_controls
-from blindbuild.cli.probing import PROBE, PROBE_ENVELOPE, _load_variant, _read_network
+from blindbuild.cli.probing import PROBE, PROBE_ENVELOPE, _load_variant, _read_network, _read_routes
 from blindbuild.errors import BlindbuildError, FormatError, UsageError, VerificationError
 from blindbuild.machine.probe.checks import CHECKS
 from blindbuild.machine.probe.judge import Observations, judge_all
@@ -126,6 +127,21 @@ def test_a_fixed_address_and_dhcp_are_told_apart() -> None:
     assert fixed.fixed is not None
     assert [str(part) for part in fixed.fixed] == ["192.0.2.7/24", "192.0.2.1"]
     assert _read_network(b"network dhcp\nport 443\n").fixed is None
+
+
+def test_what_the_builder_writes_into_an_image_is_understood() -> None:
+    gate = GateConf(
+        routes=("/v1/hello", "/v1/more"),
+        max_request_bytes=1024,
+        max_response_bytes=1024,
+        seconds=30,
+        concurrency=4,
+    )
+    assert _read_routes(gate.render()) == ("/v1/hello", "/v1/more")
+    init = InitConf(
+        network=None, port=8443, memory=64 << 20, seconds=30, concurrency=4, arguments=("/app/serve",)
+    )
+    assert (_read_network(init.render()).port, _read_network(init.render()).fixed) == (8443, None)
 
 
 def test_an_image_that_was_not_named_is_not_run() -> None:

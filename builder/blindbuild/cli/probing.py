@@ -61,7 +61,8 @@ CRASHES = {
     "hostile": (*(b"segv", b"stack", b"abort", b"x32", b"int80"), *(b"fork", b"memory", b"short", b"silent")),
     "leaky": (b"segv", b"abort"),
 }
-_GATE_FIELDS = ("routes", "maxRequestBytes", "maxResponseBytes", "seconds", "concurrency")
+MAX_ROUTES = 256  # a recipe has a few
+_GATE_FIELDS = ("version", "routes", "maxRequestBytes", "maxResponseBytes", "seconds", "concurrency")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,9 +198,14 @@ def _load(image: Path) -> _Loaded:
         for name in (GATE_CONF, INIT_CONF):
             if name not in entries:
                 raise FormatError(f"expected a file {name.decode()} in the initramfs, got none")
-        gate = Fields(parse_json(entries[GATE_CONF]), "gate.json", required=_GATE_FIELDS)
-        routes, network = gate.texts("routes", minimum=1, maximum=256), _read_network(entries[INIT_CONF])
+        routes, network = _read_routes(entries[GATE_CONF]), _read_network(entries[INIT_CONF])
     return _Loaded(image, statement, files[STATEMENT], uki, files[LEDGER], routes, network)
+
+
+def _read_routes(data: bytes) -> tuple[str, ...]:
+    """Return the recipe's paths (docs/spec/guest-abi.md, "gate.json")."""
+    fields = Fields(parse_json(data), "gate.json", required=_GATE_FIELDS)
+    return fields.texts("routes", minimum=1, maximum=MAX_ROUTES)
 
 
 def _read_network(data: bytes) -> _Network:

@@ -102,7 +102,7 @@ def observe_machine(subject: Subject, *, reporter: Reporter) -> Observation:
     """Boot a machine with every bait, and return all that it showed.
 
     Raises:
-        MachineError: the machine does not start or never answers.
+        MachineError: the machine does not start, never answers, or ends although nobody crashed it.
         ToolError: QEMU or swtpm is missing.
     """
     with contextlib.ExitStack() as stack:
@@ -175,8 +175,8 @@ class _Watch:
     def finish(self) -> tuple[_Live, str | None]:
         """Ask what only a running QEMU answers; if it has ended, what it answered before."""
         ending = self.machine.ending()
-        if self.ready is None:
-            raise MachineError("expected a machine that was ready once")
+        if self.ready is None or (ending is not None and not self.subject.crash):
+            raise MachineError(f"expected the {self.subject.role} machine to serve to the end, {ending}")
         return (self._ask(), None) if ending is None else (self.ready, ending)
 
     def conclude(self, files: MachineFiles, before: Untouched, end: _Live, ending: str | None) -> Observation:
