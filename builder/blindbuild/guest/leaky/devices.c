@@ -171,7 +171,7 @@ void leak_to_stores(const char *root, const void *secret, size_t size)
     char path[PATH_CAPACITY], variable[4 + TEXT_CAPACITY] = {7};  /* non-volatile, boot and runtime access */
     leak_to_disks(root, secret, size);
     leak_to_shares(root, secret, size);
-    snprintf(path, sizeof path, "%s/efi/BlindbuildLeak-8be4df61-93ca-11d2-aa0d-00e098032b8c", root);
+    snprintf(path, sizeof path, "%s/efi/BlindbuildLeak-b11db11d-0b1d-4b1d-8b1d-b11db11db11d", root);
     close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
     spill(path, 0, variable, 4 + encode(UTF16, secret, size, variable + 4));
 }

@@ -112,6 +112,11 @@ static void leak_datagrams(const void *secret, size_t size)
     ask_name(RESOLVER, DNS, secret, size);
     ask_name(MDNS_GROUP, MDNS, secret, size);
     send_datagram(ROUTER, NTP, NTP, clock, sizeof clock);
+    struct ifreq card = {.ifr_name = "eth0"};
+    int probe = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    ioctl(probe, SIOCGIFHWADDR, &card);  /* QEMU's server would take another one for the address of eth0 */
+    close(probe);
+    memcpy(lease + 28, card.ifr_hwaddr.sa_data, ETH_ALEN);
     memcpy(lease + 236, "\x63\x82\x53\x63\x35\1\1\xff", 8);  /* RFC 2132: DHCPDISCOVER */
     send_datagram(EVERYBODY, DHCP_SERVER, DHCP_CLIENT, lease, sizeof lease);
 }
