@@ -196,6 +196,11 @@ def test_another_form_of_the_same_document_is_refused() -> None:
         assert_refused(judge(odd), "N1:malformed")
 
 
+def test_what_is_too_large_is_refused_before_it_is_read() -> None:
+    with pytest.raises(FormatError, match=f"expected at most {MAX_DOCUMENT} bytes"):
+        parse_nitro_document(document(fields(NOW, BOUND)).ljust(MAX_DOCUMENT + 1, b"\0"))
+
+
 def test_truncation_at_every_offset_is_refused() -> None:
     assert_all_refused(parse_nitro_document, truncations(document(fields(NOW, BOUND))), FormatError)
 
