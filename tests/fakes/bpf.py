@@ -43,6 +43,8 @@ def evaluate(
             accumulator = struct.unpack_from("<I", data, step.value)[0]
         elif step.code == 0x06:  # BPF_RET | BPF_K
             return step.value
+        elif step.code == 0x05:  # BPF_JMP | BPF_JA
+            at += step.value
         elif step.code in _JUMPS:
             at += step.if_true if _JUMPS[step.code](accumulator, step.value) else step.if_false
         else:
