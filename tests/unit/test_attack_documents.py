@@ -23,8 +23,8 @@ _SEEN = re.compile(r"(?P<outcome>[a-z ]+)(, PCR (?P<registers>[0-9, ]+))?( \((?P
 
 def rows_of(text: str) -> list[list[str]]:
     """The cells of each line of a table, without head and rule."""
-    lines = [line for line in text.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[2:]]
+    lines = [line for line in text.splitlines() if line.startswith("| ")]  # the rule is `|---|`
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[1:]]
 
 
 def page_rows() -> list[list[str]]:
