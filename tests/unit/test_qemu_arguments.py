@@ -153,3 +153,17 @@ def test_a_kernel_is_handed_over_with_what_belongs_to_it() -> None:
 def test_a_command_line_that_a_kernel_would_not_get_whole_is_refused(line: str) -> None:
     with pytest.raises(UsageError, match="expected a command line of at most"):
         DirectBoot(kernel=Path("/k"), command_line=line)
+
+
+def test_an_operators_program_can_stand_before_the_tpm() -> None:
+    found = qemu_arguments(
+        CONFIG,
+        TCG,
+        MachineFiles(Path("/state"), Path("/run")),
+        firmware_code=Path("/state/c.fd"),
+        firmware_variables=Path("/state/v.fd"),
+        clock="2026-01-02T03:04:05",
+        tpm_socket=Path("/run/a,b"),
+    )
+    assert "socket,id=tpm,path=/run/a,,b" in found
+    assert set(found) - set(arguments()) == {"socket,id=tpm,path=/run/a,,b"}
