@@ -7,6 +7,7 @@ import socket
 import ssl
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,6 +45,7 @@ class Behaviour:
     echoes_path: bool = False
     takes_http10: bool = False
     dumb: bool = False
+    stalls: bool = False
 
 
 def make_context(behaviour: Behaviour, *, name: str | None = None) -> ssl.SSLContext:
@@ -111,6 +113,8 @@ def _serve(plain: socket.socket, context: ssl.SSLContext, behaviour: Behaviour) 
             data = b""
             while b"\r\n\r\n" not in data and (more := stream.recv(65_536)):
                 data += more
+            if behaviour.stalls and data.startswith(b"POST /v1/hello "):
+                time.sleep(3)
             if data and not behaviour.dumb:
                 message = _answer(data, behaviour)
                 parts = [message[:100], message[100:]] if behaviour.cut and b"metrics" in data else [message]

@@ -102,3 +102,11 @@ def test_certificates_of_two_boots_differ_in_their_keys_only() -> None:
     assert certificate_findings(first, other) == (
         "the certificate says something different at each boot besides its key",
     )
+
+
+def test_a_request_that_is_never_answered_is_a_finding_and_does_not_end_the_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("blindbuild.machine.probe.tls_stream.TIMEOUT_S", 1.0)
+    findings = handshake_findings(look(Behaviour(stalls=True)))
+    assert any(finding.startswith("5 requests were not answered") for finding in findings), findings

@@ -5,6 +5,7 @@ Source: CHANNELS rows 27, 28 and 30; guest-abi, "Gate and workload"; RFC 8446; R
 
 from __future__ import annotations
 
+import contextlib
 import re
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -141,12 +142,10 @@ def observe_handshake(host: str, port: int, *, routes: Iterable[str] = ()) -> Ha
 
 
 def ask(host: str, port: int, request: ProbeRequest) -> Answer:
-    """Send one request on a connection of its own, and read its answer.
-
-    Raises:
-        ChannelError: no connection, or an answer without end.
-    """
-    with TlsStream(host, port, context=client_context()) as stream:
+    """Send one request on a connection of its own, and read its answer; none if it does not come in time."""
+    message = b""
+    records: tuple[int, ...] = ()
+    with contextlib.suppress(ChannelError), TlsStream(host, port, context=client_context()) as stream:
         before = len(stream.data_records())
         stream.send(request.data)
         message = _read_answer(stream, bodiless=request.data.startswith(b"HEAD "))
