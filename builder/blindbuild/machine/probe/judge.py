@@ -45,11 +45,11 @@ def _digests(seen: Observation | None) -> dict[str, Digest]:
 
 
 def _judge(check: ProbeCheck, seen: Observations) -> CheckReport:
-    machines = (
-        (("hostile", seen.hostile),)
-        if check.hostile_only
-        else (("", seen.product), ("hostile", seen.hostile))
-    )
+    machines = [("", seen.product), ("hostile", seen.hostile)]
+    if check.hostile_only:
+        del machines[0]
+    elif not check.closable:
+        del machines[1]
     looked_at: list[Count] = []
     findings: list[str] = []
     for role, machine in machines:
