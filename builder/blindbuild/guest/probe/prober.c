@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -67,7 +68,18 @@ static int start_threads(void *(*run)(void *))
 
 static void try_attempts(const char *own_program)
 {
+#ifdef BLINDBUILD_LEAKY
+    /* What is sent there works, and must not reach the gate; nor may what is started there wait for a request. */
+    int ends[2], request = dup(REQUEST);
+    if (request < 0 || socketpair(AF_UNIX, SOCK_STREAM, 0, ends) || dup2(ends[0], REQUEST) != REQUEST)
+        return;
+    close(ends[0]);
+    close(ends[1]);
+#endif
     size_t size = report_attempts("workload", own_program, report);
+#ifdef BLINDBUILD_LEAKY
+    dup2(request, REQUEST);
+#endif
     answer(size - 1 + (size_t)sprintf(report + size - 1, ",\"threads\":%d}", start_threads(idle)));
 }
 
