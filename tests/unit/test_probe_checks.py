@@ -10,7 +10,7 @@ import pytest
 from blindbuild.audit.rows import RULES
 from blindbuild.machine.probe.checks import CHECKS, POWER_OFF_TOUCHES
 from blindbuild.machine.probe.judge import MAX_FINDINGS, Observations, judge_all, shorten
-from blindbuild.machine.probe.observe import Exchange, Observation, Phase
+from blindbuild.machine.probe.observe import Exchange, Observation, Phase, SearchSeen
 from blindbuild.manifest.probe import MAX_TEXT, CheckReport, Verdict
 from tests.fakes.probe_world import LEAKS, good
 
@@ -110,7 +110,7 @@ def test_a_canary_that_nobody_took_was_looked_for_in_vain() -> None:
 
 
 def test_a_leaky_machine_that_looked_at_nothing_is_no_control() -> None:
-    blind = replace(leaky(), exchanges=())
+    blind = replace(leaky(), exchanges=(), search=SearchSeen({}, leaky().search.hits))
     assert judge(leaky=blind)["canary"].reasons == ("the leaky image was not caught",)
 
 

@@ -78,8 +78,8 @@ def _judge(check: ProbeCheck, seen: Observations) -> CheckReport:
 def _control(check: ProbeCheck, leaky: Observation | None) -> Control | None:
     if leaky is None:
         return None
-    # where it could not look, what it says is no catch
-    blind = not all(check.count(leaky).values())
+    # where there was nothing to look at, what it says is no catch
+    blind = not any(check.count(leaky).values())
     return Control(leaky.image, () if blind else shorten(check.findings(leaky)))
 
 
