@@ -14,7 +14,7 @@ from blindbuild.machine.config import MachineConfig
 from blindbuild.machine.probe.bait import CONSOLES, DISKS, NETWORKS, lay_bait, missing_bait
 from blindbuild.machine.probe.conclude import Untouched, see_consoles, see_disks, see_tpm
 from blindbuild.machine.probe.consoles import BaitConsoles
-from blindbuild.machine.probe.devices import KEYS, hash_directory, hash_file, read_touches
+from blindbuild.machine.probe.devices import KEYS, hash_directory, hash_file, parse_qemu_version, read_touches
 from blindbuild.machine.probe.observe import Phase
 from blindbuild.machine.probe.plain import ask_plainly, gate_speaks
 from blindbuild.machine.probe.tpm_commands import BOOT_COMMANDS, SERVING_COMMANDS, name_command
@@ -176,6 +176,22 @@ def test_a_gate_that_is_not_there_does_not_speak() -> None:
     assert not gate_speaks("127.0.0.1", port)
     with pytest.raises(OSError, match="refused"):
         ask_plainly("127.0.0.1", port, "GET", "/healthz")
+
+
+@pytest.mark.parametrize(
+    ("printed", "version"),
+    [
+        (
+            b"QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)\nCopyright (c) 2003-2022\n",
+            "7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)",
+        ),
+        (b"QEMU emulator version 9.1.0\n", "9.1.0"),
+        (b"something else", "unknown"),
+        (b"", "unknown"),
+    ],
+)
+def test_the_version_is_what_qemu_prints_behind_that_word(printed: bytes, version: str) -> None:
+    assert parse_qemu_version(printed) == version
 
 
 def test_keys_are_qemu_key_codes_of_a_real_keyboard() -> None:

@@ -9,6 +9,7 @@ from blindbuild.manifest.probe import CheckReport, Probe, Verdict
 
 _MARKS = {Verdict.SHOWN: OK, Verdict.OPEN: FAILED, Verdict.NOT_PROVEN: SKIPPED}
 _WORDS = {Verdict.SHOWN: "shown", Verdict.OPEN: "open", Verdict.NOT_PROVEN: "not proven"}
+HOSTILE = "hostile: "
 _SHOWN_FINDINGS = 8  # of one check in a terminal; probe.json has more
 
 
@@ -86,7 +87,9 @@ def _first(saw: tuple[str, ...]) -> str:
 
 
 def _numbers(check: CheckReport) -> str:
-    return ", ".join(f"{count.number} {count.what}" for count in check.looked_at) or "nothing"
+    """Return what was looked at on the product; on the hostile machine only where nothing else is."""
+    own = [count for count in check.looked_at if not count.what.startswith(HOSTILE)]
+    return ", ".join(f"{count.number} {count.what}" for count in own or check.looked_at) or "nothing"
 
 
 def _phase_table(probe: Probe) -> Iterator[str]:

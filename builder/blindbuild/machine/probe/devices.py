@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from blindbuild.digest import Digest, HashAlgorithm
+from blindbuild.formats.printable import visible
 from blindbuild.host.process import run
 from blindbuild.machine.accelerator import QEMU
 from blindbuild.machine.machine import Machine
@@ -23,19 +24,25 @@ MAX_TRACE_LINES = 50_000_000  # a machine that serves for a minute has some 20,0
 RAM_BELOW_GAP_MIB = 2048  # QEMU hw/i386/pc_q35.c: a q35 machine's RAM is in one piece up to here
 
 VERSION_LIMIT_S = 30.0
+MAX_VERSION = 200  # characters
 
 _REGION = re.compile(rb"^memory_region_ops_(?:read|write) cpu [0-9]+ .* name '([^']*)'")
 _CONFIGURATION = re.compile(rb"^pci_cfg_(?:read|write) (\S+) ")
 
 
 def qemu_version() -> str:
-    """Return what QEMU calls itself, without what follows the version.
+    """Return what QEMU calls its version.
 
     Raises:
         ToolError: it is missing.
     """
-    words = run(QEMU, ["--version"], timeout_s=VERSION_LIMIT_S).stdout.decode("ascii", "replace").split()
-    return " ".join(words[words.index("version") + 1 :][:2]) if "version" in words else "unknown"
+    return parse_qemu_version(run(QEMU, ["--version"], timeout_s=VERSION_LIMIT_S).stdout)
+
+
+def parse_qemu_version(output: bytes) -> str:
+    """Return the version from what `--version` prints, with what the distribution says behind it."""
+    first = visible(output.decode("utf-8", "replace").split("\n")[0])
+    return first.partition(" version ")[2][:MAX_VERSION] or "unknown"
 
 
 def trace_touches(machine: Machine) -> None:
