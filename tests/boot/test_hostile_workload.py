@@ -122,10 +122,10 @@ def test_a_bad_answer_or_a_crash_costs_one_request(machine: Machine, word: str) 
     assert report_of(machine, "fork") == {"processes": 0}
 
 
-def test_four_that_never_answer_are_ended_at_their_deadline_and_a_fifth_is_told_to_wait(
+def test_four_that_never_answer_are_ended_at_their_deadline(
     machine: Machine,
 ) -> None:
-    with ThreadPoolExecutor(SLOTS + 1) as pool:
+    with ThreadPoolExecutor(SLOTS) as pool:
         pending = [pool.submit(ask, machine, word) for word in UNTIL_THE_DEADLINE]
         statuses = [waiting.result()[0] for waiting in pending]
     assert statuses == [502] * SLOTS
