@@ -171,7 +171,8 @@ void leak_to_stores(const char *root, const void *secret, size_t size)
     char path[PATH_CAPACITY], variable[4 + TEXT_CAPACITY] = {7};  /* non-volatile, boot and runtime access */
     leak_to_disks(root, secret, size);
     leak_to_shares(root, secret, size);
-    snprintf(path, sizeof path, "%s/efi/BlindbuildLeak-b11db11d-0b1d-4b1d-8b1d-b11db11db11d", root);
+    /* Of the vendor for crash records: variables of one that Linux does not know cannot be written twice. */
+    snprintf(path, sizeof path, "%s/efi/BlindbuildLeak-cfc8fc79-be2e-4ddc-97f0-9f98bfe298a0", root);
     close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
     spill(path, 0, variable, 4 + encode(UTF16, secret, size, variable + 4));
 }
