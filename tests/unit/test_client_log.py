@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from blindbuild.client import web as web_client
 from blindbuild.client.log_check import LogCheck
 from blindbuild.client.log_files import open_log
 from blindbuild.client.log_memory import MAX_CONFLICTS, LogMemory
@@ -225,3 +230,58 @@ def test_what_a_web_server_may_answer(web) -> None:
 def test_only_http_addresses_are_asked(url: str) -> None:
     with pytest.raises(ChannelError):
         fetch(url, limit_bytes=10)
+
+
+@contextmanager
+def speaking(said: bytes, again: bytes = b"") -> Iterator[str]:
+    """A server that answers with these bytes, and then goes on with others for as long as one listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError), listener.accept()[0] as stream:
+                stream.recv(4096)
+                stream.sendall(said)
+                stop = time.monotonic() + 5
+                while again and time.monotonic() < stop:
+                    stream.sendall(again)
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("said", "again"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX-Long: ", b"a"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"a"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b"a"),
+        (b"", b"a"),
+    ],
+)
+def test_a_server_that_drips_at_any_place_is_left_in_time(
+    monkeypatch: pytest.MonkeyPatch, said: bytes, again: bytes
+) -> None:
+    monkeypatch.setattr(web_client, "MAX_ANSWER_S", 0.3)
+    with speaking(said, again) as address:
+        began = time.monotonic()
+        with pytest.raises(ChannelError, match="expected the whole answer within"):
+            fetch(address, limit_bytes=1 << 20)
+        assert time.monotonic() - began < 3
+
+
+def test_an_answer_that_ends_early_is_no_answer() -> None:
+    with speaking(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc") as address:
+        with pytest.raises(ChannelError, match="expected the whole answer"):
+            fetch(address, limit_bytes=10)
+
+
+def test_what_a_server_says_instead_of_an_answer_steers_no_terminal() -> None:
+    with speaking(b"\x1b]0;owned\x07\xc2\x9b" + b"z" * 5000 + b"\r\n\r\n") as address:
+        with pytest.raises(ChannelError) as refused:
+            fetch(address, limit_bytes=10)
+    assert refused.value.message.isprintable()
+    assert len(refused.value.message) < 400

@@ -5,19 +5,24 @@ What comes here is signed or hashed, so that plain http may carry it; nothing se
 
 from __future__ import annotations
 
+import contextlib
 import http.client
-import time
-import urllib.error
-import urllib.request
+import socket
+import ssl
+import threading
+import urllib.parse
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
-from typing import IO
 
 from blindbuild.errors import ChannelError
+from blindbuild.formats.printable import visible
 
 TIMEOUT_S = 30.0  # for connecting, and for each wait after it
-MAX_ANSWER_S = 120.0  # for a whole answer: a server that drips bytes does not hold the client for ever
+MAX_ANSWER_S = (
+    120.0  # for a whole answer, TLS and headers too: who drips bytes does not hold the client for ever
+)
 _CHUNK = 1 << 16
 _GZIP_OVERHEAD = 1 << 10  # bytes that compression may add to what does not compress
 _GZIP = 16 + zlib.MAX_WBITS  # zlib's number for the gzip format
@@ -39,7 +44,7 @@ def fetch(url: str, *, limit_bytes: int) -> bytes | None:
     Raises:
         ChannelError: no http address, no connection, another status, or more than the limit.
     """
-    answer = _ask(urllib.request.Request(_checked(url)), limit_bytes)  # noqa: S310  scheme is checked
+    answer = _ask("GET", _checked(url), None, limit_bytes)
     if answer.status in _NOT_THERE:
         return None
     if answer.status != http.client.OK:
@@ -53,23 +58,7 @@ def post(url: str, body: bytes, *, limit_bytes: int) -> Answer:
     Raises:
         ChannelError: no http address, no connection, or more than the limit.
     """
-    request = urllib.request.Request(_checked(url), data=body, method="POST")  # noqa: S310
-    request.add_header("Content-Type", "application/octet-stream")
-    return _ask(request, limit_bytes)
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        """Follow nothing: the caller has named the address that it means."""
-        return None
+    return _ask("POST", _checked(url), body, limit_bytes)
 
 
 def _checked(url: str) -> str:
@@ -80,37 +69,82 @@ def _checked(url: str) -> str:
     return url
 
 
-def _ask(request: urllib.request.Request, limit_bytes: int) -> Answer:
-    # proxies of the environment are not used: who is asked is who was named
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
-    request.add_header("Accept-Encoding", "gzip, identity")
-    request.add_header("User-Agent", "blindbuild")
-    url = request.full_url
+def _ask(method: str, url: str, body: bytes | None, limit_bytes: int) -> Answer:
+    # no redirects are followed and no proxies of the environment used: who is asked is who was named
+    late = threading.Event()
     try:
-        try:
-            response = opener.open(request, timeout=TIMEOUT_S)
-        except urllib.error.HTTPError as error:
-            response = error
-        with response:
-            coded = "Content-Encoding" in response.headers
-            body = _read(url, response, limit_bytes + (_GZIP_OVERHEAD if coded else 0))
-            kind = response.headers.get_content_type()
-            return Answer(int(response.status), kind, _decode(url, response.headers, body, limit_bytes))
+        with _connect(url, late) as connection:
+            headers = {"Accept-Encoding": "gzip, identity", "User-Agent": "blindbuild", "Connection": "close"}
+            if body is not None:
+                headers["Content-Type"] = "application/octet-stream"
+            parts = urllib.parse.urlsplit(url)
+            target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+            connection.request(method, target, body=body, headers=headers)
+            with connection.getresponse() as response:
+                answer = _read_answer(url, response, limit_bytes)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise ChannelError(f"{url}: cannot be reached: {reason}") from error
+        if not late.is_set():  # the text may be the server's
+            raise ChannelError(f"{url}: cannot be reached: {visible(str(error)[:200])}") from error
+    if late.is_set():
+        raise ChannelError(f"{url}: expected the whole answer within {MAX_ANSWER_S:.0f} s")
+    return answer
 
 
-def _read(url: str, response: IO[bytes], limit_bytes: int) -> bytes:
-    deadline_s = time.monotonic() + MAX_ANSWER_S
+@contextlib.contextmanager
+def _connect(url: str, late: threading.Event) -> Iterator[http.client.HTTPConnection]:
+    """Open a connection that is cut, and `late` set, when the time for the whole answer is over."""
+    parts = urllib.parse.urlsplit(url)
+    secure = parts.scheme == "https"
+    if not parts.hostname or "@" in parts.netloc:
+        raise ChannelError(f"expected an address with a host and no user, got {url[:200]!r}")
+    kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+    connection = kind(parts.hostname, parts.port)
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(socket.create_connection((connection.host, connection.port), TIMEOUT_S))
+        stack.enter_context(_cut_off(stream, late))
+        if secure:
+            context = ssl.create_default_context()
+            stream = stack.enter_context(context.wrap_socket(stream, server_hostname=parts.hostname))
+        connection.sock = stream
+        yield connection
+
+
+@contextlib.contextmanager
+def _cut_off(stream: socket.socket, late: threading.Event) -> Iterator[None]:
+    # by a second handle on the connection: TLS takes the first one over
+    with stream.dup() as handle:
+
+        def cut() -> None:
+            late.set()
+            with contextlib.suppress(OSError):
+                handle.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(MAX_ANSWER_S, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+
+
+def _read_answer(url: str, response: http.client.HTTPResponse, limit_bytes: int) -> Answer:
+    coded = "Content-Encoding" in response.headers
+    body = _read(url, response, limit_bytes + (_GZIP_OVERHEAD if coded else 0))
+    kind = response.headers.get_content_type()
+    return Answer(response.status, kind, _decode(url, response.headers, body, limit_bytes))
+
+
+def _read(url: str, response: http.client.HTTPResponse, limit_bytes: int) -> bytes:
     parts, size = [], 0
-    while chunk := response.read1(_CHUNK):  # type: ignore[attr-defined]
+    while chunk := response.read1(_CHUNK):
         size += len(chunk)
         if size > limit_bytes:
             raise ChannelError(f"{url}: expected at most {limit_bytes} bytes, got more")
-        if time.monotonic() > deadline_s:
-            raise ChannelError(f"{url}: expected the whole answer within {MAX_ANSWER_S:.0f} s")
         parts.append(chunk)
+    if response.length:
+        raise ChannelError(f"{url}: expected the whole answer, got {size} bytes of it")
     return b"".join(parts)
 
 
