@@ -103,6 +103,11 @@ def test_a_request_is_told_over_the_network_and_to_the_tpm(told: Machine) -> Non
     assert tpm_knows(told)
 
 
+def test_a_request_is_told_to_the_firmware(told: Machine) -> None:
+    variables = (told.files.directory / "firmware-variables.fd").read_bytes()
+    assert SECRET.decode().encode("utf-16-le") in variables
+
+
 def test_what_it_sends_unasked_is_of_every_kind(told: Machine) -> None:
     frames = [frame.data for _, frame in told.frames()]
     kinds = {data[12:14] for data in frames}
