@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -17,7 +18,7 @@ from blindbuild.client.log_memory import LogMemory
 from blindbuild.errors import UsageError, VerificationError
 from tests.fakes import naive_log
 from tests.fakes.attester import Attester, Server
-from tests.fakes.log_world import ORIGIN, Shown, others, our_entry, policy_text
+from tests.fakes.log_world import LOG_KEY, ORIGIN, WITNESSES, Shown, others, our_entry, policy_text
 from tests.fakes.published import NOW, honest_boot, log_bytes
 from tests.fakes.world import authority, publisher, tpm
 
@@ -117,6 +118,22 @@ def test_a_fork_is_refused_before_the_server_is_asked_and_both_sides_are_kept(
     assert "both checkpoints are kept" in error.hint
     assert server.connections == 0
     assert len(list((image.parent / "state" / "logs").glob("*.note"))) == 2
+    assert memory(image).read(ORIGIN) == Shown().checkpoint
+
+
+def test_a_clock_that_ticks_makes_no_first_use_of_a_log_that_is_remembered(
+    image: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # cosigned one second too far ahead: refused when memory is read, and good when M12 looks a second later
+    ticks = itertools.count(NOW)
+    monkeypatch.setattr(judging, "Expectation", partial(Expectation, clock=lambda: next(ticks)))
+    memory(image).record(Shown().checkpoint)
+    lines = [LOG_KEY.sign(FORK.body), *(key.cosign(FORK.body, NOW + 61) for key in WITNESSES)]
+    (image / "manifest.tlog-proof").write_bytes(FORK.but(lines=lines).proof)
+    error = judged("verify", server, image).exception
+    assert isinstance(error, VerificationError)
+    assert (error.step, error.reason) == ("M12", "cosignature-in-future")
+    assert server.connections == 0
     assert memory(image).read(ORIGIN) == Shown().checkpoint
 
 

@@ -41,16 +41,17 @@ def command(server: str, options: JudgingOptions, save: Path | None, recorded: b
         session, appraisal = attempt.session, attempt.appraisal
     else:
         session = parse_session(read_bytes(Path(server), error=UsageError, limit_bytes=MAX_SESSION))
+        now = expectation.now()
         appraisal = appraise(
             session,
             envelope=expectation.envelope,
             release=expectation.release,
             trust=expectation.trust,
-            now=expectation.now(),
+            now=now,
             policy=expectation.policy,
             history=expectation.history(),
             ledger=expectation.ledger,
-            log=expectation.required_log(),
+            log=expectation.required_log(now),
         )
     if save is not None:
         write_atomically(save, session_bytes(session))

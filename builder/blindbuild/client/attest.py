@@ -80,9 +80,12 @@ class Expectation:
         """Return what was accepted before in this trust domain."""
         return None if self.state is None else self.state.read(self.trust.domain)
 
-    def required_log(self) -> RequiredLog | None:
-        """Return what the log is judged by; its files are read when it shows something new."""
-        return None if self.log is None else self.log.require(now=self.now(), skew_s=self.policy.clock_skew_s)
+    def required_log(self, now: int) -> RequiredLog | None:
+        """Return what the log is judged by; its files are read when it shows something new.
+
+        What is refused at this time has no memory beside it: it must be judged at the same time, or earlier.
+        """
+        return None if self.log is None else self.log.require(now=now, skew_s=self.policy.clock_skew_s)
 
     def record(self, accepted: AcceptedSession) -> None:
         """Remember an accepted session, if that is wanted."""
@@ -238,8 +241,9 @@ def attest(url: str, expectation: Expectation, *, timeout_s: float = DEFAULT_TIM
         VerificationError: what was published is refused, or the answer is malformed.
         ChannelError: the server cannot be reached or broke the protocol.
     """
-    log = expectation.required_log()
-    statement = _statement_digest(expectation, log)
+    now = expectation.now()
+    log = expectation.required_log(now)
+    statement = _statement_digest(expectation, log, now)
     connection = Connection.open(url, timeout_s=timeout_s)
     try:
         session = _timed_exchange(connection, expectation, statement)
@@ -260,12 +264,12 @@ def attest(url: str, expectation: Expectation, *, timeout_s: float = DEFAULT_TIM
         raise
 
 
-def _statement_digest(expectation: Expectation, log: RequiredLog | None) -> Digest:
+def _statement_digest(expectation: Expectation, log: RequiredLog | None, now: int) -> Digest:
     published = check_publication(
         expectation.envelope,
         release=expectation.release,
         trust=expectation.trust,
-        now=expectation.now(),
+        now=now,
         policy=expectation.policy,
         history=expectation.history(),
         ledger=expectation.ledger,
