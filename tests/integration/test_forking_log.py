@@ -242,6 +242,23 @@ def test_the_owner_is_told_of_a_release_that_he_did_not_make(place: Place) -> No
     place.run(*monitor, *known, "--known-list", "list.txt")
 
 
+def test_the_owner_is_told_what_a_monitor_of_this_log_cannot_see(place: Place) -> None:
+    monitor = ("log", "monitor", "--policy", "policy.txt", "--product", "hello", "--known", "first")
+    monitor += ("--known", "second")
+    done = place.run(*monitor, "--max-age-days", "1")
+    assert "warning" not in done.stderr
+    # a release that is logged elsewhere is accepted by the same clients
+    other = Key.make("elsewhere.example/log", LOG).vkey
+    place.policy.write_text(f"log {other}\n{place.policy.read_text()}".replace("quorum both", "quorum none"))
+    done = place.run(*monitor, "--json")
+    warnings = json.loads(done.stdout)["warnings"]
+    assert [warning.partition(":")[0] for warning in warnings] == [
+        "clients also accept releases from elsewhere.example/log, which is not read here",
+        "the log's policy asks for no witness",
+        "cosignatures of any age count",
+    ]
+
+
 def test_the_owner_is_told_when_his_log_is_shown_shorter_or_with_other_entries(place: Place) -> None:
     monitor = (
         "log",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from blindbuild.client import log_files
 from blindbuild.client import web as web_client
 from blindbuild.client.log_check import LogCheck
 from blindbuild.client.log_files import open_log
@@ -63,6 +64,18 @@ def test_a_client_goes_forward_with_the_log_and_never_back(tmp_path: Path) -> No
         steps = accept(LogCheck(NO_WITNESS, shown.proof, place=place, memory=memory))
         assert reason(steps) is None
         assert size(memory) == expected
+
+
+def test_a_slow_log_does_not_hold_the_client_file_by_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = LogMemory(tmp_path / "memory")
+    memory.record(FIRST.checkpoint)
+    place = files(tmp_path / "log", LATER)
+    monkeypatch.setattr(log_files, "MAX_COMPARISON_S", -1.0)
+    steps = accept(LogCheck(NO_WITNESS, LATER.proof, place=place, memory=memory))
+    assert reason(steps) == "M13:log-unreachable"
+    assert "to be read within" in steps.failed()[0].detail
 
 
 def test_what_is_to_be_remembered_is_the_larger_view(tmp_path: Path) -> None:

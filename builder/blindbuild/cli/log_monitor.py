@@ -26,13 +26,13 @@ from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import BlindbuildError, UsageError
 from blindbuild.formats.checkpoint import UnverifiedCheckpoint, parse_checkpoint
 from blindbuild.formats.dsse import MAX_ENVELOPE
-from blindbuild.formats.tlog_policy import LogPolicy
+from blindbuild.formats.tlog_policy import NO_QUORUM, LogPolicy
 from blindbuild.formats.tlog_tiles import ReadFile, read_entries
 from blindbuild.host.clock import unix_time
 from blindbuild.host.files import read_bytes
 from blindbuild.manifest.words import NAME
 from blindbuild.verify.checklist import Checklist, found, refuse
-from blindbuild.verify.tlog import AcceptedCheckpoint, accept_checkpoint, check_history
+from blindbuild.verify.tlog import NO_WITNESS, AcceptedCheckpoint, accept_checkpoint, check_history
 from blindbuild.verify.tlog_monitor import (
     MAX_ENTRIES,
     MONITOR_TITLES,
@@ -90,6 +90,8 @@ def monitor_command(
     memory = log_memory(state)
     steps = Checklist(MONITOR_TITLES)
     max_age_s = None if max_age_days is None else max_age_days * DAY_S
+    for unseen in _unseen(rules, signed.checkpoint.origin, max_age_s):
+        steps.warn(unseen)
     accepted = steps.run("M12", lambda: _accept(signed, rules, max_age_s))
     _compare(steps, accepted, memory, read)
     size = signed.checkpoint.size
@@ -97,6 +99,20 @@ def monitor_command(
     report = judge_entries(steps, _reported(entries), signed.checkpoint, product=product, known=digests)
     _show(steps, report, as_json)
     require_passed(steps, more=_evidence(steps, memory, accepted))
+
+
+def _unseen(rules: LogPolicy, origin: str, max_age_s: int | None) -> Iterator[str]:
+    """Yield what a client of this policy may be shown, and this monitor would not see."""
+    others = sorted({log.key.name for log in rules.logs} - {origin})
+    if others:
+        yield (
+            f"clients also accept releases from {', '.join(others)}, which is not read here: "
+            "run a monitor for each log of the policy"
+        )
+    if rules.quorum == NO_QUORUM:
+        yield NO_WITNESS
+    if max_age_s is None:
+        yield "cosignatures of any age count: whoever serves an old copy hides the rest; --max-age-days"
 
 
 def _accept(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 
 from blindbuild.errors import BlindbuildError, TlogError
@@ -11,6 +12,10 @@ from blindbuild.formats.checkpoint import Checkpoint, UnverifiedCheckpoint, pars
 from blindbuild.formats.merkle import prove_consistency, read_root
 from blindbuild.formats.note import MAX_NOTE
 from blindbuild.formats.tlog_tiles import CHECKPOINT_PATH, ReadFile, TileReader
+
+MAX_COMPARISON_S = (
+    300.0  # for all tiles of one proof, at most some dozens; else each could take its whole time
+)
 
 
 def open_log(place: str) -> ReadFile:
@@ -70,10 +75,21 @@ def read_consistency(read: ReadFile, one: Checkpoint, other: Checkpoint) -> tupl
         TlogError: tiles are missing, malformed, or of another tree.
     """
     old, new = sorted((one, other), key=lambda checkpoint: checkpoint.size)
-    tiles = TileReader(read, new.size)
+    tiles = TileReader(_within(read, MAX_COMPARISON_S), new.size)
     if read_root(tiles.subtree, new.size) != new.root:
         raise TlogError(
             f"log {new.origin}: its files do not lead to its signed checkpoint of {new.size} entries",
             hint="they are damaged, incomplete, or another log's: get them again, from elsewhere if need be",
         )
     return prove_consistency(tiles.subtree, old.size, new.size)
+
+
+def _within(read: ReadFile, seconds: float) -> ReadFile:
+    deadline_s = time.monotonic() + seconds
+
+    def bounded(path: str, limit_bytes: int) -> bytes | None:
+        if time.monotonic() > deadline_s:
+            raise TlogError(f"expected the log's files to be read within {seconds:.0f} s")
+        return read(path, limit_bytes)
+
+    return bounded
