@@ -174,6 +174,20 @@ def test_another_process_that_accepted_a_fork_meanwhile_is_noticed(tmp_path: Pat
         memory.record(Shown(entries=others(4, 50)).checkpoint)
 
 
+def test_what_was_not_compared_with_the_newest_memory_does_not_replace_it(tmp_path: Path) -> None:
+    # two runs at once, one of which was shown a fork: it stays in memory until somebody has compared it
+    one, other = LogMemory(tmp_path), LogMemory(tmp_path)
+    one.record(FIRST.checkpoint)
+    for memory in (one, other):
+        assert memory.read(ORIGIN) == FIRST.checkpoint
+    forked = Shown(entries=others(6, 50))
+    one.record(forked.checkpoint)
+    other.record(LATER.checkpoint)
+    assert LogMemory(tmp_path).read(ORIGIN) == forked.checkpoint
+    steps = accept(LogCheck(policy(), LATER.proof, place=files(tmp_path / "log", LATER), memory=other))
+    assert reason(steps) == "M13:log-forked"
+
+
 def test_the_memory_of_one_log_is_none_of_another(tmp_path: Path) -> None:
     memory = LogMemory(tmp_path)
     memory.record(FIRST.checkpoint)

@@ -28,6 +28,7 @@ class LogMemory:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._compared: dict[str, bytes | None] = {}  # what was read last, and is held against what is shown
 
     @classmethod
     def default(cls, environ: Mapping[str, str]) -> LogMemory:
@@ -44,6 +45,10 @@ class LogMemory:
         Raises:
             BlindbuildError: the file is there and cannot be read or understood; that is never first use.
         """
+        self._compared[origin] = self._load(origin)
+        return self._compared[origin]
+
+    def _load(self, origin: str) -> bytes | None:
         path = self.path(origin)
         try:
             with path.open("rb") as stream:
@@ -63,6 +68,9 @@ class LogMemory:
     def record(self, note: bytes) -> None:
         """Remember a signed checkpoint that was found consistent; a smaller one changes nothing.
 
+        Nor does one that was compared with less than is remembered now: another run may have been shown a
+        fork meanwhile, and what it saw is kept until it is compared.
+
         Raises:
             BlindbuildError: the folder cannot be written, or another tree of this size was accepted.
         """
@@ -71,13 +79,14 @@ class LogMemory:
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with locked(path.with_suffix(".lock")):
-                data = self.read(new.origin)
+                data = self._load(new.origin)
                 before = None if data is None else parse_checkpoint(data).checkpoint
                 if before is not None and before.size == new.size and before.root != new.root:
                     raise BlindbuildError(
                         f"log {new.origin}: another tree of {new.size} entries was accepted"
                     )
-                if before is None or before.size < new.size:
+                compared = self._compared.get(new.origin, data) == data
+                if compared and (before is None or before.size < new.size):
                     replace_file(path, note)
         except OSError as error:
             raise BlindbuildError(f"{path}: cannot be written: {error.strerror}") from error
