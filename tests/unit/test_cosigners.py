@@ -14,6 +14,7 @@ from blindbuild.publish.cosigners import Cosigners, add_checkpoint_request
 from tests.fakes import naive_log
 from tests.fakes.log_world import LOG_KEY, SEEN, WITNESSES, Shown
 from tests.fakes.naive_log import WITNESS, Key, b64
+from tests.fakes.published import NOW
 
 HONEST = Shown()
 SIGNED = parse_checkpoint(naive_log.note(HONEST.body, LOG_KEY.sign(HONEST.body)))
@@ -28,7 +29,7 @@ def read(level: int, index: int) -> bytes:
 
 def asking(answer: Callable[[str, bytes], Answer], quorum: str = "quorum w1\n") -> Cosigners:
     rules = parse_log_policy(f"log {LOG_KEY.vkey}\n{NAMED}{quorum}".encode())
-    return Cosigners(rules, post=lambda url, body, *, limit_bytes: answer(url, body))
+    return Cosigners(rules, post=lambda url, body, *, limit_bytes: answer(url, body), clock=lambda: NOW)
 
 
 def test_the_request_is_the_specifications() -> None:
@@ -77,6 +78,14 @@ def test_each_bad_answer_is_told_in_words(answer: Answer, said: str) -> None:
     assert "nothing was published" in caught.value.hint
 
 
+@pytest.mark.parametrize(("ahead", "good"), [(60, True), (61, False), (10**9, False)])
+def test_a_cosignature_that_clients_refuse_is_not_published(ahead: int, good: bool) -> None:
+    line = WITNESSES[0].cosign(HONEST.body, NOW + ahead)
+    answers = asking(lambda _url, _body: Answer(200, "text/plain", line.encode())).ask(SIGNED, read, 3)
+    assert ("w1" in answers.cosignatures) is good
+    assert ("clients would refuse" in answers.refusals.get("w1", "")) is not good
+
+
 def test_a_witness_that_names_its_size_is_asked_from_there() -> None:
     asked: list[bytes] = []
 
@@ -123,7 +132,10 @@ def test_of_too_many_cosignatures_the_quorum_is_kept() -> None:
         key = keys[int(url.removeprefix("http://").split("/")[0])]
         return Answer(200, "text/plain", key.cosign(HONEST.body, SEEN).encode())
 
-    kept = [s.name.removesuffix(".example") for s in Cosigners(rules, post=post).collect(SIGNED, read, 3)]
+    kept = [
+        s.name.removesuffix(".example")
+        for s in Cosigners(rules, post=post, clock=lambda: NOW).collect(SIGNED, read, 3)
+    ]
     assert len(kept) == 15
     assert rules.is_met(kept)
     assert {"k18", "k19"} <= set(kept)

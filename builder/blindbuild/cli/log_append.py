@@ -15,6 +15,7 @@ from blindbuild.client.web import post
 from blindbuild.digest import Digest
 from blindbuild.errors import UsageError
 from blindbuild.formats.dsse import MAX_ENVELOPE
+from blindbuild.host.clock import unix_time
 from blindbuild.host.files import read_bytes, write_atomically
 from blindbuild.manifest.log_entry import log_entry_bytes, log_entry_of
 from blindbuild.publish.cosigners import Cosigners
@@ -83,7 +84,9 @@ def append_command(
         raise UsageError(
             "expected --policy: witnesses cosigned this log's last checkpoint, and clients will ask for them"
         )
-    collect = None if policy is None else Cosigners(read_log_policy(policy), post=post).collect
+    collect = None
+    if policy is not None:
+        collect = Cosigners(read_log_policy(policy), post=post, clock=unix_time).collect
     owned = TransparencyLog(log, LogSigner.of(origin, load_signing_key(key)), collect=collect)
     manifests = [find_manifest(image)[0] for image in images]
     envelopes = [read_bytes(path, error=UsageError, limit_bytes=MAX_ENVELOPE) for path in manifests]

@@ -25,6 +25,7 @@ from blindbuild.formats.note import (
 )
 from blindbuild.formats.printable import visible
 from blindbuild.formats.tlog_policy import LogPolicy, PolicyWitness
+from blindbuild.verify.tlog import DEFAULT_SKEW_S
 
 OK, FORBIDDEN, NOT_FOUND, CONFLICT, UNPROCESSABLE = 200, 403, 404, 409, 422
 SIZE_TYPE = "text/x.tlog.size"
@@ -52,11 +53,13 @@ class Cosigners:
     Args:
         policy: whose quorum must be met.
         post: sends a request.
+        clock: gives seconds since 1970.
     """
 
-    def __init__(self, policy: LogPolicy, *, post: Post) -> None:
+    def __init__(self, policy: LogPolicy, *, post: Post, clock: Callable[[], int]) -> None:
         self._policy = policy
         self._post = post
+        self._clock = clock
 
     def collect(
         self, signed: UnverifiedCheckpoint, read: ReadSubtree, published: int
@@ -111,7 +114,7 @@ class Cosigners:
             body = add_checkpoint_request(signed, read, old)
             answer = self._post(f"{url.rstrip('/')}/add-checkpoint", body, limit_bytes=MAX_NOTE)
             if answer.status != CONFLICT:
-                return _read_answer(witness, signed, answer)
+                return _read_answer(witness, signed, answer, now=self._clock())
             old = _known_size(answer, signed.checkpoint.size)
         raise _RefusedError("it names another size each time: somebody else submits for this log")
 
@@ -137,15 +140,19 @@ def _known_size(answer: Answer, size: int) -> int:
 
 
 def _read_answer(
-    witness: PolicyWitness, signed: UnverifiedCheckpoint, answer: Answer
+    witness: PolicyWitness, signed: UnverifiedCheckpoint, answer: Answer, *, now: int
 ) -> tuple[NoteSignature, ...]:
     if answer.status != OK:
         said = visible(answer.body[:200].decode("utf-8", "replace").strip())
         raise _RefusedError(f"{_STATUS.get(answer.status, f'status {answer.status}')} ({said})")
     lines = parse_signature_lines(answer.body)
     note = UnverifiedNote(signed.note.text, lines)
-    if judge_key(UnverifiedCheckpoint(signed.checkpoint, note), witness.key).state is not SignatureState.GOOD:
+    verdict = judge_key(UnverifiedCheckpoint(signed.checkpoint, note), witness.key)
+    if verdict.state is not SignatureState.GOOD or verdict.time is None:
         raise _RefusedError(f"its answer has no good cosignature of {witness.key.name}")
+    if verdict.time > now + DEFAULT_SKEW_S:
+        ahead_s = verdict.time - now
+        raise _RefusedError(f"its cosignature is {ahead_s} s ahead of this clock: clients would refuse it")
     key_id = witness.key.key_id
     return tuple(line for line in lines if line.name == witness.key.name and line.key_id == key_id)[:1]
 
