@@ -19,7 +19,7 @@ from blindbuild.machine.probe.peer import SCAN_PORT, LinkPeer, PeerReport, peer_
 from blindbuild.machine.probe.stimuli import UDP_PORTS
 from tests.boot.lab import ROUTE, Lab
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.full]  # the probe asks all of this of the same image, in one boot
 
 
 @pytest.fixture(scope="module")
