@@ -270,8 +270,8 @@ def test_the_age_is_the_policys() -> None:
 
 
 def test_an_empty_binding_binds_nothing() -> None:
-    assert_refused(judge(bound=b"", user_data=b""), "R3:binding-mismatch")
-    assert_refused(judge(bound=b"", user_data=None), "R3:binding-mismatch")
+    assert_refused(judge(bound=b"", user_data=b""), "R3:binding-malformed")
+    assert_refused(judge(bound=b"", user_data=None), "R3:binding-malformed")
 
 
 def test_null_is_read_only_where_it_is_expected() -> None:

@@ -204,7 +204,12 @@ def test_named_values_that_say_too_little_or_too_much_are_refused(platform: dict
 
 
 def judge_published(
-    evidence: SnpEvidence | TdxEvidence | NitroEvidence, by: Publisher, **policy: object
+    evidence: SnpEvidence | TdxEvidence | NitroEvidence,
+    by: Publisher,
+    *,
+    nonce: bytes = NONCE,
+    spki: bytes = SPKI,
+    **policy: object,
 ) -> EvidenceAppraisal:
     basis = Basis(
         envelope=by.envelope,
@@ -215,7 +220,7 @@ def judge_published(
         history=None,
     )
     roots = parse_platform_roots(roots_file(**everybody()))
-    return appraise_published_evidence(evidence, roots=roots, basis=basis, nonce=NONCE, spki=SPKI)
+    return appraise_published_evidence(evidence, roots=roots, basis=basis, nonce=nonce, spki=spki)
 
 
 def bound_to(by: Publisher) -> bytes:
@@ -261,6 +266,25 @@ def test_a_statement_that_is_not_believed_gives_no_reference(kind: int) -> None:
     )
     assert appraisal.verdict is None
     assert appraisal.reasons >= {"M4:envelope-refused", "R1:reference-missing"}
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["SEV-SNP", "TDX", "Nitro"])
+@pytest.mark.parametrize(
+    ("nonce", "spki"),
+    [(b"", SPKI), (NONCE[:-1], SPKI), (bytes(32), SPKI), (NONCE, b"")],
+    ids=["no nonce", "a short one", "zeros", "no key"],
+)
+def test_what_was_never_chosen_binds_nothing(kind: int, nonce: bytes, spki: bytes) -> None:
+    # the evidence is bound to just that: whoever made it knew it beforehand
+    by = published(SNP, TDX, NITRO)
+    bound = bound_data(nonce=nonce, spki=spki, statement=Digest.sha256(by.statement))
+    machine = SnpMachine()
+    evidence = (
+        SnpEvidence(machine.report(bound + bytes(32)), machine.certificate()),
+        TdxEvidence(quote(td_report(bound + bytes(32)))),
+        NitroEvidence(document(fields(NOW, bound))),
+    )[kind]
+    assert judge_published(evidence, by, nonce=nonce, spki=spki).reasons == {"R3:binding-malformed"}
 
 
 def test_a_debug_image_and_a_statement_without_values_are_refused() -> None:

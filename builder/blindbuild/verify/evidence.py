@@ -261,9 +261,18 @@ def _check_values(identifier: str, results: tuple[ValueResult, ...]) -> tuple[No
     return None, f"{identifier}: {', '.join(result.name for result in results if result.expected)}"
 
 
-def _check_report_data(actual: bytes, bound: bytes) -> tuple[None, str]:
+def check_bound(bound: bytes) -> None:
+    """Refuse in step R3 what cannot be the digest over statement, nonce and key."""
     if len(bound) != BOUND_SIZE:
-        raise refuse("R3", "binding-malformed", f"expected {BOUND_SIZE} bytes to be bound, got {len(bound)}")
+        raise refuse(
+            "R3",
+            "binding-malformed",
+            f"expected {BOUND_SIZE} bytes over a statement, a random nonce and a key, got {len(bound)}",
+        )
+
+
+def _check_report_data(actual: bytes, bound: bytes) -> tuple[None, str]:
+    check_bound(bound)
     if not hmac.compare_digest(actual, bound + bytes(REPORT_DATA_SIZE - BOUND_SIZE)):
         raise refuse(
             "R3",

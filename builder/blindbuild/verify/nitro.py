@@ -19,7 +19,7 @@ from blindbuild.manifest.platform_roots import NitroTrust
 from blindbuild.measure.launch_kinds import KIND_NITRO
 from blindbuild.verify.chain import check_chain
 from blindbuild.verify.checklist import Checklist, found, refuse
-from blindbuild.verify.evidence import Expected, ValueResult, judge_values
+from blindbuild.verify.evidence import Expected, ValueResult, check_bound, judge_values
 
 TITLES = {
     "N1": "the document is well formed to its last byte",
@@ -109,8 +109,9 @@ def _check_debug(document: NitroDocument) -> tuple[None, str]:
 
 def _check_binding(document: NitroDocument, expected: Expected) -> tuple[None, str]:
     """Compare the fields that the enclave filled: user data is the binding, the others are not another's."""
+    check_bound(expected.bound)
     user_data = b"" if document.user_data is None else document.user_data
-    if not expected.bound or not hmac.compare_digest(user_data, expected.bound):
+    if not hmac.compare_digest(user_data, expected.bound):
         raise refuse(
             "R3",
             "binding-mismatch",

@@ -15,6 +15,7 @@ from blindbuild.verify.nitro import NitroEvidence, judge_nitro
 from blindbuild.verify.policy import Basis
 from blindbuild.verify.publication import Publication, judge_publication
 from blindbuild.verify.quote import bound_data
+from blindbuild.verify.session import NONCE_SIZE
 from blindbuild.verify.snp import SnpEvidence, judge_snp
 from blindbuild.verify.tdx import TdxEvidence, judge_tdx
 
@@ -62,10 +63,7 @@ def appraise_published_evidence(
     publication = judge_publication(steps, basis)
     expected = Expected(
         references=_references(publication, basis.policy.platform),
-        # without a statement nothing can be bound to it: step R3 refuses an empty binding
-        bound=b""
-        if publication is None
-        else bound_data(nonce=nonce, spki=spki, statement=publication.digest),
+        bound=_bound(publication, nonce, spki),
         now=basis.now,
         nonce=nonce,
         public_key=spki,
@@ -75,6 +73,13 @@ def appraise_published_evidence(
     if not basis.policy.required_closed:
         optional |= _CHANNELS
     return evidence.accept(steps, kind_of(judged), platform, values, titles=titles, optional=optional)
+
+
+def _bound(publication: Publication | None, nonce: bytes, spki: bytes) -> bytes:
+    # without a statement, a nonce that was drawn, or a key, nothing is bound: R3 refuses an empty binding
+    if publication is None or len(nonce) != NONCE_SIZE or not any(nonce) or not spki:
+        return b""
+    return bound_data(nonce=nonce, spki=spki, statement=publication.digest)
 
 
 def _references(publication: Publication | None, platform: str | None) -> tuple[Reference, ...]:
