@@ -10,8 +10,10 @@ import pytest
 from blindbuild.assemble.command_line import kernel_command_line
 from blindbuild.assemble.tree import TreeEntry, device_entry, file_entry
 from blindbuild.audit.channels import CHECKS, Waiver, compute_ledger, write_ledger
+from blindbuild.audit.files import render_listing
 from blindbuild.audit.rows import RULES, UNCLOSABLE_ROWS
 from blindbuild.errors import ArchiveError, ManifestError, PeError, PolicyError
+from blindbuild.formats.cpio import CpioEntry, read_newc, write_newc
 from blindbuild.manifest import ChannelState
 from blindbuild.verify import CHANNEL_GROUPS
 from tests.fakes.ledger_image import Parts, clean_parts, dynamic_elf, static_elf
@@ -262,6 +264,26 @@ def test_bytes_after_the_archive_are_refused(clean: Parts) -> None:
     second = replace(clean, respoil=lambda archive: archive + archive)
     with pytest.raises(ArchiveError, match=r"left over|trailer"):
         compute_ledger("hello", "1.0.0", second.inputs())
+
+
+@pytest.mark.parametrize("lost", [b"workload/app", b"filters"])
+def test_a_file_that_lies_below_a_link_or_nowhere_is_found(clean: Parts, lost: bytes) -> None:
+    """The kernel follows a link among the parents: `workload/app/init` would be written over `/init`."""
+
+    def redirect(archive: bytes) -> bytes:
+        entries = {entry.path: entry for entry in read_newc(archive)}
+        if lost == b"filters":
+            del entries[lost]
+        else:
+            entries[lost] = CpioEntry(lost, 0o120777, b"/")
+        listing = render_listing(tuple(entries[path] for path in sorted(entries)))
+        entries[b".blindbuild.tree"] = replace(entries[b".blindbuild.tree"], data=listing)
+        return write_newc(entries.values())
+
+    ledger = compute_ledger("hello", "1.0.0", replace(clean, respoil=redirect).inputs())
+    row = next(row for row in ledger.rows if row.rule.identifier == "admin-entry")
+    below = {b"workload/app": "workload/app/hello", b"filters": "filters/child"}[lost]
+    assert f"{below}: lies in no directory of the archive" in row.findings
 
 
 def test_an_image_without_an_initramfs_is_refused(clean: Parts) -> None:

@@ -112,6 +112,7 @@ def check_file_list(image: UnpackedImage) -> Check:
     findings = [finding for entry in image.entries for finding in _judge_entry(entry)]
     names = [_name(entry) for entry in image.entries]
     findings += [f"{path}: missing" for path in FIXED if path not in names]
+    findings += _find_misplaced(image)
     paths = [entry.path for entry in image.entries]
     if paths != sorted(paths) or names[:1] != [LISTING] or names[-1:] != [SENTINEL]:
         findings.append("the archive is not sorted between the listing and the sentinel")
@@ -121,6 +122,15 @@ def check_file_list(image: UnpackedImage) -> Check:
     if content.get(SENTINEL) != SENTINEL_CONTENT:
         findings.append(f"{SENTINEL}: not the sentinel")
     return Check("file-list", image.archive, len(image.entries), tuple(findings))
+
+
+def _find_misplaced(image: UnpackedImage) -> Iterator[str]:
+    """Yield entries whose parent is no directory: the kernel follows a link there, and writes elsewhere."""
+    directories = {entry.path for entry in image.entries if stat.S_ISDIR(entry.mode)}
+    for entry in image.entries:
+        parent = entry.path.rpartition(b"/")[0]
+        if parent and parent not in directories:
+            yield f"{_name(entry)}: lies in no directory of the archive"
 
 
 def render_listing(entries: tuple[CpioEntry, ...]) -> bytes:
