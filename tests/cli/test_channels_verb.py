@@ -161,6 +161,23 @@ def test_rows_in_another_order_are_told(clean: Parts, tmp_path: Path) -> None:
     assert "not in the order" in refuse(image).message
 
 
+@pytest.mark.parametrize("change", ["a row twice", "a key of nothing", "true for one"])
+def test_a_ledger_that_only_compares_equal_is_told(clean: Parts, tmp_path: Path, change: str) -> None:
+    """Other bytes, of which each part is equal to what the outputs give: Python has True == 1."""
+    inputs = clean.inputs()
+    ledger = json.loads(write_ledger("hello", statement_value()["predicate"]["version"], inputs))
+    if change == "a row twice":
+        closed = next(row for row in ledger["channels"] if row["state"] == "closed")
+        ledger["channels"].insert(0, ledger["channels"][0] | {"state": "closed", "checks": closed["checks"]})
+    elif change == "a key of nothing":
+        ledger["certified"] = None
+    else:
+        check = next(c for row in ledger["channels"] for c in row["checks"] if c["lookedAt"] == 1)
+        check["lookedAt"] = True
+    image = write_image(tmp_path / "image", inputs, ledger=rfc8785.dumps(ledger))
+    assert "channels.json: not the bytes that the outputs give" in refuse(image).message
+
+
 def test_a_product_cannot_take_the_excuses_of_a_debug_image(clean: Parts, tmp_path: Path) -> None:
     debug = replace(clean, debug=True).inputs()
     assert "the statement says that it is none" in refuse(write_image(tmp_path / "one", debug)).message

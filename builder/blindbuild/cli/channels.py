@@ -172,7 +172,9 @@ def _compare(loaded: _Image, ledger: Ledger) -> Iterator[str]:
     if not loaded.debug:
         yield from ledger.undeclared
     if ledger.render() != loaded.published:
-        yield from _differing_parts(loaded.published, ledger.document)
+        parts = tuple(_differing_parts(loaded.published, ledger.document))
+        # a row twice, null for nothing, true for 1: equal as values, and another ledger all the same
+        yield from parts or (f"{LEDGER}: not the bytes that the outputs give",)
 
 
 def _differing_parts(published: bytes, recomputed: Mapping[str, JsonValue]) -> Iterator[str]:
