@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from blindbuild.assemble.kernel_prebuilt import is_prebuilt, take_prebuilt_kernel
+from blindbuild.assemble.kernel_prebuilt import MAX_MODULES, is_prebuilt, take_prebuilt_kernel
 from blindbuild.errors import ArchiveError, BuildError
 from blindbuild.host.store import Store
 from tests.fakes.debian_package import lock_deb, write_deb
@@ -124,3 +124,32 @@ def test_other_features_are_another_result(tmp_path: Path) -> None:
     second, modules = taken(tmp_path, files(), ("tpm-crb",))
     assert modules == ()
     assert first.key != second.key
+
+
+def test_a_table_of_symbols_that_only_the_package_vouches_for_is_refused(tmp_path: Path) -> None:
+    """Nobody compiled this kernel here: what the table leaves out would close rows of the ledger."""
+    content = files() | {f"boot/System.map-{RELEASE}": b"ffffffff81000000 T _text\n"}
+    with pytest.raises(BuildError, match=r"expected Debian's placeholder as System\.map, got a table"):
+        taken(tmp_path, content)
+
+
+def test_a_configuration_of_other_bytes_than_ascii_is_refused(tmp_path: Path) -> None:
+    content = files() | {f"boot/config-{RELEASE}": b"# \xff\nCONFIG_VIRTIO_NET=m\nCONFIG_TCG_CRB=y\n"}
+    with pytest.raises(BuildError, match="expected a configuration in ASCII"):
+        taken(tmp_path, content)
+
+
+def test_more_modules_than_two_digits_can_order_are_refused(tmp_path: Path) -> None:
+    names = [f"m{number}" for number in range(MAX_MODULES)]
+    content = files() | {f"{MODULES}/net/{name}.ko.xz": lzma.compress(module()) for name in names}
+    content[f"{MODULES}/net/virtio_net.ko.xz"] = lzma.compress(module(*names))
+    with pytest.raises(BuildError, match="expected at most 32 modules"):
+        taken(tmp_path, content)
+
+
+def test_a_module_whose_dictionary_takes_too_much_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blindbuild.assemble.kernel_prebuilt.XZ_MEMORY_LIMIT", 1 << 20)
+    with pytest.raises(ArchiveError, match=r"\.ko\.xz: damaged"):
+        taken(tmp_path, files())

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from blindbuild.assemble.kernel_prebuilt import PLACEHOLDER
 from blindbuild.audit.check import Check
 from blindbuild.digest import Digest
 from blindbuild.errors import PolicyError
@@ -19,8 +20,6 @@ from blindbuild.errors import PolicyError
 ALLOWED_FILE = Path(__file__).with_name("kernel.txt")
 # Distributions ship a System.map of one line beside their kernels: nothing forbidden is in that either.
 MIN_SYMBOLS = 10_000  # the smallest kernel of ours has 31,930
-# What Debian ships in its place; the table itself is in a package of debugging symbols.
-PLACEHOLDER = re.compile(r"[0-9a-f]{16} B The real System\.map is in the [!-~]+ package\n?")
 LANDMARKS = ("_text", "_end", "start_kernel", "sys_call_table", "__x64_sys_read", "virtio_net_driver")
 CALL_PREFIX = "__x64_sys_"
 _PLURALS = {
