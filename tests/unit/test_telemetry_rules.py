@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,7 @@ from blindbuild.audit.telemetry import (
     parse_telemetry_rules,
 )
 from blindbuild.errors import PolicyError
+from blindbuild.formats.cpio import CpioEntry
 from tests.fakes.ledger_image import Parts, clean_parts, dynamic_elf
 
 PLACE = "workload/usr/lib/python3/dist-packages"
@@ -170,6 +172,17 @@ def test_a_file_that_cannot_be_parsed_is_told_and_ends_nothing(clean: Parts, sou
     assert imports(clean, source) == [((), False)]
 
 
+def test_only_encodings_that_are_quick_to_decode_are_read(clean: Parts) -> None:
+    """Python's punycode takes time by the square of the length; utf-7 hides words from the search before."""
+    slow = b"# coding: punycode\n# socket\n" + b"a" * 100_000 + b"-" + b"b" * 100_000
+    before = time.process_time()
+    assert imports(clean, slow) == [((), False)]
+    assert time.process_time() - before < 1
+    assert imports(clean, b"# coding: utf-7\nimport socket\n") == [((), False)]
+    assert imports(clean, b"# -*- coding: Latin-1 -*-\nimport socket  # \xe9\n") == [(("socket",), True)]
+    assert imports(clean, b"\xef\xbb\xbfimport socket\n") == [(("socket",), True)]
+
+
 def test_a_file_that_is_too_long_is_told(clean: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blindbuild.audit.python_imports.MAX_SOURCE_BYTES", 10)
     assert imports(clean, b"import socket\n") == [((), False)]
@@ -187,3 +200,12 @@ def test_the_ledger_shows_a_package_and_no_row_changes_by_it(clean: Parts) -> No
     assert {row["id"]: row["state"] for row in quiet["channels"]} == {
         row["id"]: row["state"] for row in shown["channels"]
     }
+
+
+def test_a_path_of_many_parts_takes_no_time_by_the_square(clean: Parts) -> None:
+    deep = {f"{PLACE}/{number:03}{'/a' * 1900}": b"" for number in range(200)}
+    place = image_of(clean, {f"{PLACE}/vllm/x.py": b""})
+    entries = tuple(CpioEntry(path.encode(), 0o100444, data) for path, data in deep.items())
+    before = time.process_time()
+    assert [found.package for found in find_telemetry(replace(place, entries=(*place.entries, *entries)), ())]
+    assert time.process_time() - before < 1

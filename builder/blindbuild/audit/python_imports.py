@@ -8,8 +8,10 @@ that is made while the program runs.
 from __future__ import annotations
 
 import ast
+import io
 import re
 import stat
+import tokenize
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,9 +37,10 @@ NETWORK_MODULES = frozenset(
         *("posthog", "sentry_sdk", "opentelemetry"),
     }
 )
-MAX_SOURCE_BYTES = (
-    8 << 20
-)  # the longest of the standard library has 250 KB; bounds what a parser makes of one
+# The longest of the standard library has 250 KB; the parser takes up to 900 bytes of memory for each byte.
+MAX_SOURCE_BYTES = 1 << 20
+# Others take time by the square of the length, or hide words from a search of bytes.
+ENCODINGS = frozenset({"utf-8", "utf-8-sig", "iso-8859-1", "ascii", "us-ascii"})
 
 _ROOTS = "|".join(sorted({re.escape(name.partition(".")[0]) for name in NETWORK_MODULES}))
 _WORDS = re.compile(rf"\b(?:{_ROOTS})\b".encode())
@@ -72,6 +75,8 @@ def _find(image: UnpackedImage) -> Iterator[PythonFile]:
 
 def _parse(source: bytes) -> ast.Module | None:
     try:
+        if tokenize.detect_encoding(io.BytesIO(source).readline)[0] not in ENCODINGS:
+            return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about escapes in other people's strings
             return ast.parse(source)

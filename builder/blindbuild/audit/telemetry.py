@@ -123,13 +123,14 @@ def _network_imports(programs: Sequence[Program], places: Sequence[str], files: 
 def _find_modules(image: UnpackedImage) -> dict[str, str]:
     """Return where each module or package of the rules is, by its name; the first place counts."""
     wanted = {name for rule in load_telemetry_rules() for name in rule.modules}
+    deepest = 1 + max((name.count("/") for name in wanted), default=0)
     found: dict[str, str] = {}
     for entry in image.entries:
         path = entry.path.decode("ascii", "backslashreplace")
         for place in PACKAGE_PLACES:
             before, _, inside = path.partition(f"/{place}")
             parts = inside.split("/")
-            for depth in range(1, len(parts) + 1):
+            for depth in range(1, min(len(parts), deepest) + 1):
                 name = "/".join(parts[:depth])
                 if name.removesuffix(".py") in wanted:
                     found.setdefault(name.removesuffix(".py"), f"{before}/{place}{name}")
