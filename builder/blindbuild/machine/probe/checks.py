@@ -290,7 +290,7 @@ CHECKS: tuple[ProbeCheck, ...] = (
     ),
     ProbeCheck(
         "scan",
-        "every port but the service's is silent, and nothing else answers",
+        "every TCP port but the service's is silent, and so are the UDP ports asked and all else",
         ("icmp-resets", "admin-entry", "arp", "dhcp"),
         _scan,
         lambda seen: (
