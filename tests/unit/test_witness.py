@@ -94,6 +94,39 @@ def test_everything_else_is_refused_and_changes_nothing(witness: Witness, body: 
     assert witness.latest(naive_hash()) == before
 
 
+def test_two_processes_that_begin_at_once_do_not_forget_what_one_of_them_cosigned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (
+        Witness(tmp_path / "state", KEY, [parse_vkey(LOG_KEY.vkey)], clock=lambda: TIME) for _ in range(2)
+    )
+    answers: list[Answer] = []
+    write = module.write_atomically
+
+    def serve() -> None:
+        one.begin()
+        answers.append(one.add_checkpoint(request(0, ENTRIES)))
+
+    threads = [threading.Thread(target=serve)]
+
+    def late(path: Path, data: bytes, mode: int) -> None:
+        if data == b"" and threads:  # the second process has found no state, and the first one is quicker
+            thread = threads.pop()
+            thread.start()
+            thread.join(0.5)
+            write(path, data, mode)
+            started.append(thread)
+        else:
+            write(path, data, mode)
+
+    started: list[threading.Thread] = []
+    monkeypatch.setattr(module, "write_atomically", late)
+    other.begin()
+    started[0].join()
+    assert cosigned(answers[0], ENTRIES)
+    assert other.add_checkpoint(request(0, FORK)).status == 409
+
+
 def naive_hash() -> str:
     return hashlib.sha256(ORIGIN.encode()).hexdigest()
 

@@ -132,8 +132,9 @@ class Witness:
         self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = []
         for origin in self._logs:
-            if not self._path(origin).exists():
-                write_atomically(self._path(origin), _NOTHING_YET, 0o600)
+            with locked(self._path(origin).with_suffix(".lock")):  # another process may begin, and cosign
+                if not self._path(origin).exists():
+                    write_atomically(self._path(origin), _NOTHING_YET, 0o600)
             if self._read(origin) is None:
                 new.append(origin)
         return tuple(new)
