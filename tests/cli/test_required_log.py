@@ -121,6 +121,22 @@ def test_a_fork_is_refused_before_the_server_is_asked_and_both_sides_are_kept(
     assert memory(image).read(ORIGIN) == Shown().checkpoint
 
 
+def test_a_fork_beside_a_recorded_session_is_kept_too(image: Path, server: Server) -> None:
+    saved = str(image / "session.json")
+    assert judged("verify", server, image, "--save", saved).exit_code == 0
+    (image / "manifest.tlog-proof").write_bytes(FORK.proof)
+    for path, data in naive_log.tiles(FORK.entries).items():
+        (image / "log" / path).parent.mkdir(parents=True, exist_ok=True)
+        (image / "log" / path).write_bytes(data)
+    words = ["verify", saved, "--recorded", "--manifest", str(image), "--trust", str(image / "trust.json")]
+    words += ["--allow-test-tpm", "--state", str(image.parent / "state"), "--log", str(image / "log")]
+    done = CliRunner().invoke(main, [*words, "--require-log", str(image / "policy.txt")])
+    assert isinstance(done.exception, VerificationError)
+    assert "M13 log-forked" in done.exception.message
+    assert "both checkpoints are kept" in done.stderr
+    assert len(list((image.parent / "state" / "logs").glob("*.conflict-*"))) == 1
+
+
 def test_a_clock_that_ticks_makes_no_first_use_of_a_log_that_is_remembered(
     image: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

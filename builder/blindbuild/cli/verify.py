@@ -10,6 +10,7 @@ from blindbuild.cli.judging import expect, show_appraisal
 from blindbuild.cli.options import JudgingOptions, json_option, judging_options
 from blindbuild.client import attest
 from blindbuild.errors import UsageError
+from blindbuild.formats.printable import visible
 from blindbuild.host.files import read_bytes, write_atomically
 from blindbuild.verify import appraise, parse_session, session_bytes
 from blindbuild.verify.session import MAX_SESSION
@@ -42,6 +43,7 @@ def command(server: str, options: JudgingOptions, save: Path | None, recorded: b
     else:
         session = parse_session(read_bytes(Path(server), error=UsageError, limit_bytes=MAX_SESSION))
         now = expectation.now()
+        log = expectation.required_log(now)
         appraisal = appraise(
             session,
             envelope=expectation.envelope,
@@ -51,8 +53,11 @@ def command(server: str, options: JudgingOptions, save: Path | None, recorded: b
             policy=expectation.policy,
             history=expectation.history(),
             ledger=expectation.ledger,
-            log=expectation.required_log(now),
+            log=log,
         )
+        if expectation.log is not None and log is not None:
+            kept = expectation.log.keep_evidence(log, appraisal.reasons)
+            click.echo(visible(kept), err=True, nl=bool(kept))
     if save is not None:
         write_atomically(save, session_bytes(session))
     show_appraisal(appraisal, bank=session.bank.value, as_json=as_json)
