@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+import struct
+import time
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -21,7 +23,7 @@ from blindbuild.audit.filters import (
 )
 from blindbuild.audit.image import UnpackedImage
 from blindbuild.audit.rows import RULES
-from blindbuild.audit.system_calls import load_numbers, parse_form
+from blindbuild.audit.system_calls import describe, load_numbers, parse_form
 from blindbuild.digest import Digest
 from blindbuild.errors import FormatError, PolicyError
 from blindbuild.formats.bpf import Instruction, SystemCall, parse_filter
@@ -357,9 +359,31 @@ def test_a_program_of_too_many_ways_is_given_up(monkeypatch: pytest.MonkeyPatch)
     """Each test of a bit doubles the ways; a hostile image must not keep an auditor busy for ever."""
     monkeypatch.setattr(filter_paths, "MAX_STEPS", 20_000)
     bit = [Instruction(0x45, 0, 0, 1 << number) for number in range(30)]
-    steps = [Instruction(0x20, 0, 0, 16), *bit, Instruction(0x06, 0, 0, ALLOW)]
+    steps = [Instruction(0x20, 0, 0, 16), *bit, Instruction(0x06, 0, 0, 0)]
     with pytest.raises(FormatError, match="expected at most 20000 steps"):
         find_ways([steps])
+
+
+@pytest.mark.parametrize("kind", ["ways", "values", "bits"])
+def test_filters_that_would_keep_an_auditor_busy_are_a_finding(kind: str) -> None:
+    """All of them allow everything, in as many ways, or with as much to remember, as there is room for."""
+    one = {
+        "ways": lambda k: ((0x20, 0, 0, 16), (0x15, 0, 1, k), (0x06, 0, 0, ALLOW)),
+        "values": lambda k: ((0x20, 0, 0, 16), (0x15, 0, 1, 2 * k), (0x06, 0, 0, 0)),
+        "bits": lambda k: ((0x20, 0, 0, 16), (0x45, 1, 0, 0xFFFF0000 | k), (0x06, 0, 0, 0)),
+    }[kind]
+    steps = [struct.pack("<HBBI", *step) for k in range(1300) for step in one(k)]
+    before = time.process_time()
+    found = findings({**made_filters(), "init": b"".join((*steps, ALLOW_ALL))})
+    assert any(text.startswith("init: filter: expected at most") for text in found)
+    assert time.process_time() - before < 20
+
+
+def test_a_word_of_many_conditions_is_told_in_few() -> None:
+    word = Word(without=frozenset(range(100)))
+    way = Way((*(Word(),) * 4, word, *(Word(),) * 11))
+    assert describe(way).endswith("and 92 more conditions")
+    assert len(describe(way)) < 200
 
 
 def test_what_is_known_of_a_word_is_never_too_narrow() -> None:

@@ -24,6 +24,8 @@ from blindbuild.formats.bpf import (
 
 # A step is one instruction on one way. The product's largest stack takes 27,000; bounds an auditor's time.
 MAX_STEPS = 200_000
+MAX_WAYS = 400  # each is told by name and in words; the product's largest stack has 133
+MAX_CONDITIONS = 512  # values and masks that are remembered of one word; the product's filters name 200 calls
 _EQUAL, _GREATER, _AT_LEAST, _HAS_ANY = TESTS
 _WORD = 0xFFFFFFFF
 
@@ -155,7 +157,7 @@ def find_ways(stack: Sequence[Sequence[Instruction]]) -> tuple[tuple[Way, ...], 
 
     Raises:
         FormatError: a program with operations other than loads of a word, tests of it, jumps and returns of a
-            constant, or more than MAX_STEPS steps.
+            constant, or more than MAX_STEPS steps, MAX_WAYS ways or MAX_CONDITIONS conditions of a word.
     """
     found: list[Way] = []
     pending = [_Place(0, 0, None, (Word(),) * DATA_WORDS)]
@@ -164,11 +166,17 @@ def find_ways(stack: Sequence[Sequence[Instruction]]) -> tuple[tuple[Way, ...], 
         place = pending.pop()
         if place.program == len(stack):
             found.append(Way(place.words))
+            if len(found) > MAX_WAYS:
+                raise FormatError(
+                    f"filter: expected at most {MAX_WAYS} ways to the execution of a call, got more"
+                )
             continue
         steps += 1
         if steps > MAX_STEPS:
             raise FormatError(f"filter: expected at most {MAX_STEPS} steps on all its ways, got more")
         pending.extend(_follow(place, stack[place.program][place.at]))
+        if pending and any(len(word.without) + len(word.some) > MAX_CONDITIONS for word in pending[-1].words):
+            raise FormatError(f"filter: expected at most {MAX_CONDITIONS} conditions of a word, got more")
     return tuple(found), steps
 
 

@@ -60,8 +60,9 @@ class Reach:
         """What arguments every reachable call may go with, by its name: one text for each way, "" for any."""
         found: dict[str, set[str]] = {}
         for way in self.ways:
+            where = describe(way)
             for name in names_of(way):
-                found.setdefault(name, set()).add(describe(way))
+                found.setdefault(name, set()).add(where)
         return {name: ("",) if "" in texts else tuple(sorted(texts)) for name, texts in sorted(found.items())}
 
 
@@ -95,9 +96,10 @@ def check_calls(image: UnpackedImage, reaches: Sequence[Reach], lines: Sequence[
         finding
         for reach in reaches
         for way in reach.ways
+        for where in [describe(way)]
         for name, forms in harmless.items()
         if way.number.admits(load_numbers()[name]) and not any(form.covers(way) for form in forms)
-        for finding in [_say(reach.role, name, way)]
+        for finding in [_say(reach.role, name, where)]
     ]
     looked_at = len(harmless) * sum(1 for reach in reaches if not reach.problem)
     return Check("refused-calls", image.archive, looked_at, tuple(dict.fromkeys(findings)))
@@ -169,12 +171,13 @@ def _judge_reach(reach: Reach) -> Iterator[str]:
         return
     allowed = load_allowed()[reach.role]
     over = dict.fromkeys(
-        _say(reach.role, name, way)
+        (name, where)
         for way in reach.ways
+        for where in [describe(way)]
         for name in names_of(way)
         if not any(form.covers(way) for form in allowed.get(name, ()))
     )
-    yield from list(over)[:MAX_NAMED]
+    yield from (_say(reach.role, name, where) for name, where in list(over)[:MAX_NAMED])
     if len(over) > MAX_NAMED:
         yield f"{reach.role}: {len(over) - MAX_NAMED} more calls are reachable that it should not have"
 
@@ -190,6 +193,5 @@ def _judge_numbers(role: str, way: Way) -> Iterator[str]:
         yield f"{role}: calls by numbers above {LARGEST_NUMBER} are reachable"
 
 
-def _say(role: str, name: str, way: Way) -> str:
-    where = describe(way)
+def _say(role: str, name: str, where: str) -> str:
     return f"{role}: {name} is reachable" + (f" where {where}" if where else "")

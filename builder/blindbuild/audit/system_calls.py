@@ -13,6 +13,7 @@ from blindbuild.errors import PolicyError
 
 NAMES_FILE = Path(__file__).with_name("system_calls.txt")
 LARGEST_NUMBER = 1023  # names are looked for up to here; Linux 6.12 ends at 462
+MAX_TOLD = 8  # conditions of a word that are told one by one; no filter of the product has so many
 _CONDITION = re.compile(r"([0-5])(=|&|!&)(0x[0-9a-f]+|0|[1-9][0-9]*)")
 _HALF = 32
 _WORD = (1 << _HALF) - 1
@@ -114,6 +115,8 @@ def _describe_word(word: Word) -> str:
     if (word.low, word.high) != (0, _WORD):
         parts.append(f"is {word.low:#x} to {word.high:#x}")
     parts += [f"is not {_show(value)}" for value in sorted(word.without)]
+    if len(parts) > MAX_TOLD:
+        parts[MAX_TOLD:] = [f"{len(parts) - MAX_TOLD} more conditions"]
     return " and ".join(parts)
 
 
