@@ -27,6 +27,7 @@ from blindbuild.machine.probe.peer import PeerReport
 TEXT = b"canary-of-24-letters-abc"
 SPOKEN = Digest.sha256(b"BdsDxe: starting\r\n")
 OTHER = Digest.sha256(b"something else")
+KEPT = {"NV index 0x01c00002": OTHER, "passwords and switches": SPOKEN}
 
 
 def good(name: bytes = b"product") -> Observation:
@@ -43,7 +44,7 @@ def good(name: bytes = b"product") -> Observation:
         touches={"apic-msi": 1000, "hpet": 30, "tpm-crb-mmio": 200},
         screen=ScreenSeen(OTHER, OTHER, 8),
         variables=(OTHER, OTHER),
-        tpm=TpmSeen({0x17A: 104, 0x182: 44, 0x144: 1}, {0x158: 1, 0x17E: 3}),
+        tpm=TpmSeen({0x17A: 104, 0x182: 44, 0x144: 1}, {0x158: 1, 0x17E: 3}, KEPT, KEPT),
         link=LinkSeen(290, ()),
         port=443,
         peer=peer(),
@@ -131,6 +132,10 @@ def _disk(seen: Observation, **changes: object) -> Observation:
     return replace(seen, disks=(replace(first, **changes), *rest))
 
 
+def _kept(seen: Observation, after: dict[str, Digest]) -> Observation:
+    return replace(seen, tpm=replace(seen.tpm, after=after))
+
+
 def _tpm(seen: Observation, code: int, *, boot: bool) -> Observation:
     tpm = seen.tpm
     changed = replace(tpm, boot={**tpm.boot, code: 1}) if boot else replace(tpm, serving={code: 1})
@@ -157,6 +162,14 @@ LEAKS: Mapping[str, tuple[tuple[str, Callable[[Observation], Observation]], ...]
         ("TPM2_PCR_Extend while it served", lambda o: _tpm(o, 0x182, boot=False)),
         ("TPM2_NV_DefineSpace at boot", lambda o: _tpm(o, 0x12A, boot=True)),
         ("command 0x20000001", lambda o: _tpm(o, 0x20000001, boot=False)),
+    ),
+    "tpm-state": (
+        ("new NV index 0x01800001", lambda o: _kept(o, {**KEPT, "NV index 0x01800001": OTHER})),
+        (
+            "else than before: NV index 0x01c00002",
+            lambda o: _kept(o, {**KEPT, "NV index 0x01c00002": SPOKEN}),
+        ),
+        ("else than before: passwords", lambda o: _kept(o, {"NV index 0x01c00002": OTHER})),
     ),
     "evidence": (("E1:register-mismatch", lambda o: replace(o, refusals=("E1:register-mismatch",))),),
     "consoles-same": (

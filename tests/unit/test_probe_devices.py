@@ -53,7 +53,7 @@ def test_bait_disks_count_from_power_on_and_the_boot_disk_from_readiness(tmp_pat
     disk = tmp_path / "boot.raw"
     disk.write_bytes(b"boot")
     config = MachineConfig(disk=disk, firmware_code=b"", firmware_vars=b"")
-    before = Untouched.of(bait, config)
+    before = Untouched.of(bait, config, {})
     bait.disks["bait-nvme"].write_bytes(b"written")
     use = {**dict.fromkeys(DISKS, (0, 0)), "bait-nvme": (7, 1), "disk": (6, 0)}
     seen = {
@@ -92,7 +92,7 @@ def test_tpm_commands_are_counted_before_and_after_readiness() -> None:
     transcript = dump(startup) + done + dump(quote) + done + dump(quote)
     assert [code for code, _ in read_commands(transcript)] == [0x144, 0x158, 0x158]
     assert read_commands(transcript)[1] == (0x158, quote)
-    seen = see_tpm(transcript, 1)
+    seen = see_tpm(transcript, 1, before={}, after={})
     assert (seen.boot, seen.serving) == ({0x144: 1}, {0x158: 2})
 
 

@@ -67,7 +67,7 @@ class TpmAttester:
 
     def read_certificates(self) -> tuple[tuple[int, bytes], ...]:
         """Return NV index and content of each EK certificate that is there."""
-        return tuple((index, self._read_nv(index)) for index in EK_CERTIFICATE_INDICES)
+        return tuple((index, read_nv(self._tpm, index)) for index in EK_CERTIFICATE_INDICES)
 
     def quote(self, algorithm: HashAlgorithm, extra_data: bytes) -> tuple[bytes, bytes]:
         """Return TPMS_ATTEST and TPMT_SIGNATURE over all 24 registers of one bank (TPM2_Quote)."""
@@ -132,23 +132,28 @@ class TpmAttester:
         )
         return int(session)
 
-    def _read_nv(self, index: int) -> bytes:
-        """Return the whole content of an NV index (TPM2_NV_ReadPublic, TPM2_NV_Read)."""
-        handle = struct.pack(">I", index)
-        public, _ = _split_sized(self._tpm.execute(_CC_NV_READ_PUBLIC, handles=handle))
-        (size,) = struct.unpack(">H", public[-2:])
-        content = b""
-        while len(content) < size:
-            wanted = min(_NV_CHUNK, size - len(content))
-            answer = self._tpm.execute(
-                _CC_NV_READ,
-                handles=handle * 2,
-                authorization=password_sessions(1),
-                parameters=struct.pack(">HH", wanted, len(content)),
-            )
-            piece, _ = _split_sized(_parameters(answer))
-            content += piece
-        return content
+
+def read_nv(tpm: TpmConnection, index: int) -> bytes:
+    """Return the whole content of an NV index that an empty password opens (NV_ReadPublic, NV_Read).
+
+    Raises:
+        MachineError: there is no such index, or it cannot be read.
+    """
+    handle = struct.pack(">I", index)
+    public, _ = _split_sized(tpm.execute(_CC_NV_READ_PUBLIC, handles=handle))
+    (size,) = struct.unpack(">H", public[-2:])
+    content = b""
+    while len(content) < size:
+        wanted = min(_NV_CHUNK, size - len(content))
+        answer = tpm.execute(
+            _CC_NV_READ,
+            handles=handle * 2,
+            authorization=password_sessions(1),
+            parameters=struct.pack(">HH", wanted, len(content)),
+        )
+        piece, _ = _split_sized(_parameters(answer))
+        content += piece
+    return content
 
 
 def _sized(data: bytes) -> bytes:

@@ -138,6 +138,15 @@ def _tpm(seen: Observation) -> Iterator[str]:
                 yield f"the TPM got {name_command(code)} {when} ({count} times)"
 
 
+def _tpm_state(seen: Observation) -> Iterator[str]:
+    before, after = seen.tpm.before, seen.tpm.after
+    for name in sorted(before.keys() | after.keys()):
+        if name not in before:
+            yield f"the TPM has a new {name}"
+        elif before[name] != after.get(name):
+            yield f"the TPM keeps something else than before: {name}"
+
+
 def _frames(seen: Observation) -> Iterator[str]:
     yield from seen.link.unexpected
 
@@ -221,6 +230,13 @@ CHECKS: tuple[ProbeCheck, ...] = (
             "commands at boot": sum(seen.tpm.boot.values()),
             "commands while serving": sum(seen.tpm.serving.values()),
         },
+    ),
+    ProbeCheck(
+        "tpm-state",
+        "the TPM keeps what it kept before power-on, and nothing else",
+        ("tpm", "firmware-storage"),
+        _tpm_state,
+        lambda seen: {"things kept": len(seen.tpm.before)},
     ),
     ProbeCheck(
         "evidence",

@@ -14,6 +14,7 @@ from blindbuild.machine.probe.bait import Bait
 from blindbuild.machine.probe.canary import Canary, search_files
 from blindbuild.machine.probe.devices import hash_directory, hash_file
 from blindbuild.machine.probe.observe import ConsoleSeen, DiskSeen, Phase, SearchSeen, TpmSeen
+from blindbuild.machine.probe.tpm_state import Kept
 from blindbuild.machine.qemu import MachineFiles
 from blindbuild.machine.serial_ports import SerialCapture
 from blindbuild.machine.transcript import read_commands
@@ -27,12 +28,13 @@ class Untouched:
 
     disks: Mapping[str, Digest]
     share: Digest
+    tpm: Kept
 
     @classmethod
-    def of(cls, bait: Bait, config: MachineConfig) -> Untouched:
-        """Read it all."""
+    def of(cls, bait: Bait, config: MachineConfig, tpm: Kept) -> Untouched:
+        """Read it all but the TPM, which `read_kept` has read."""
         disks = {name: hash_file(path) for name, path in _disk_files(bait, config)}
-        return cls(disks, hash_directory(bait.share))
+        return cls(disks, hash_directory(bait.share), tpm)
 
 
 def see_consoles(
@@ -67,14 +69,14 @@ def see_disks(
     return tuple(seen)
 
 
-def see_tpm(transcript: bytes, commands_at_ready: int) -> TpmSeen:
-    """Return how often each command was sent.
+def see_tpm(transcript: bytes, commands_at_ready: int, *, before: Kept, after: Kept) -> TpmSeen:
+    """Return how often each command was sent, and what the TPM kept.
 
     Raises:
         MachineError: the transcript cannot be read.
     """
     codes = [code for code, _ in read_commands(transcript)]
-    return TpmSeen(Counter(codes[:commands_at_ready]), Counter(codes[commands_at_ready:]))
+    return TpmSeen(Counter(codes[:commands_at_ready]), Counter(codes[commands_at_ready:]), before, after)
 
 
 def count_frames(captures: Mapping[str, Path]) -> dict[str, int]:

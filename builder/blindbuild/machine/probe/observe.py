@@ -67,10 +67,19 @@ class ScreenSeen:
 
 @dataclass(frozen=True, slots=True)
 class TpmSeen:
-    """How often each command was sent: until the gate answered, and after that."""
+    """How often each command was sent, until the gate answered and after that, and what it keeps.
+
+    Attributes:
+        boot: number of commands by code.
+        serving: the same, from when the gate answered.
+        before: a digest of each thing it kept before power-on, by name.
+        after: the same when the machine is gone.
+    """
 
     boot: Mapping[int, int]
     serving: Mapping[int, int]
+    before: Mapping[str, Digest]
+    after: Mapping[str, Digest]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from blindbuild.client import AttestedConnection, Expectation, attest
 from blindbuild.digest import Digest
@@ -54,8 +55,10 @@ from blindbuild.machine.probe.observe import (
 )
 from blindbuild.machine.probe.peer import LinkPeer, PeerReport, scan_machine
 from blindbuild.machine.probe.plain import ask_plainly, gate_speaks
+from blindbuild.machine.probe.tpm_state import read_kept
 from blindbuild.machine.qemu import MachineFiles
 from blindbuild.machine.serial_ports import PORT_COUNT, SerialCapture
+from blindbuild.machine.swtpm import TpmAuthority, manufacture_tpm
 from blindbuild.machine.transcript import read_commands
 
 READY_LIMIT_S = 240.0  # a boot takes 10 to 20 s under emulation on an idle machine
@@ -118,7 +121,7 @@ def observe_machine(subject: Subject, *, reporter: Reporter) -> Observation:
             more_devices=(*subject.config.more_devices, *bait.arguments),
             state_dir=state,
         )
-        before = Untouched.of(bait, config)
+        before = Untouched.of(bait, config, read_kept(_make_tpm(config, state)))
         with BaitConsoles(bait.consoles, state) as consoles:
             with Machine(config) as machine:
                 consoles.start()
@@ -127,6 +130,14 @@ def observe_machine(subject: Subject, *, reporter: Reporter) -> Observation:
                 end, ending = watch.finish()
                 files = machine.files
         return watch.conclude(files, before, end, ending)
+
+
+def _make_tpm(config: MachineConfig, state: Path) -> Path:
+    """Make the machine's TPM before the machine does, which then takes it as it is; return its state."""
+    place = MachineFiles(state, state).tpm_state
+    authority = TpmAuthority((config.tpm_authority or state / "authority").absolute())
+    manufacture_tpm(place, authority, banks=config.tpm_banks)
+    return place
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +206,12 @@ class _Watch:
             touches=read_touches(self.bait.trace),
             screen=ScreenSeen(ready.screen, end.screen, self.keys),
             variables=(ready.variables, end.variables),
-            tpm=see_tpm(files.tpm_log.read_bytes(), self.commands_at_ready),
+            tpm=see_tpm(
+                files.tpm_log.read_bytes(),
+                self.commands_at_ready,
+                before=before.tpm,
+                after=read_kept(files.tpm_state),
+            ),
             link=self._see_link(files),
             port=self.machine.config.guest_port,
             peer=self.scanned,
