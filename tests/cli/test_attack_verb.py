@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from blindbuild.cli import run as verb
 from blindbuild.cli.attacking import ALL, Report, choose_attacks, describe, find_route, show_report
+from blindbuild.cli.main import main
 from blindbuild.digest import Digest
 from blindbuild.errors import UsageError, VerificationError
 from blindbuild.formats.cpio import CpioEntry, write_newc
@@ -115,7 +116,7 @@ def test_all_leaves_out_what_needs_a_probe_image_and_says_so() -> None:
     assert left_out == tuple(name for name, attack in ATTACKS.items() if isinstance(attack, HostileAttack))
     assert {attack.name for attack in chosen} | {*left_out} == set(ATTACKS)
     assert choose_attacks(ALL, ATTACKS, hostile=True) == (tuple(ATTACKS.values()), ())
-    with pytest.raises(UsageError, match="accepted-socket: expected --hostile"):
+    with pytest.raises(UsageError, match="accepted-socket: expected the probe image: --recipe, or --hostile"):
         choose_attacks("accepted-socket", ATTACKS, hostile=False)
 
 
@@ -144,3 +145,10 @@ def test_the_route_is_the_first_that_the_gate_serves() -> None:
             find_route(image_with((replace(gate, data=data),)))
     with pytest.raises(UsageError, match="serves a route"):
         find_route(image_with((replace(gate, path=b"other"),)))
+
+
+def test_what_belongs_to_an_attack_is_refused_without_one(tmp_path: Path) -> None:
+    for option in ("--hostile", "--recipe"):
+        done = CliRunner().invoke(main, ["run", str(tmp_path), option, str(tmp_path)])
+        assert isinstance(done.exception, UsageError)
+        assert "belong to --attack" in done.exception.message

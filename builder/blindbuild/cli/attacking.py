@@ -83,7 +83,7 @@ def choose_attacks(
     if name != ALL:
         attack = table[find_attack(name).name]
         if isinstance(attack, HostileAttack) and not hostile:
-            raise UsageError(f"{name}: expected --hostile with the probe image of the recipe")
+            raise UsageError(f"{name}: expected the probe image: --recipe, or --hostile")
         return (attack,), ()
     chosen = [a for a in table.values() if hostile or not isinstance(a, HostileAttack)]
     return tuple(chosen), tuple(name for name, a in table.items() if a not in chosen)
@@ -178,7 +178,7 @@ def show_report(report: Report, *, as_json: bool) -> None:
     else:
         click.echo("\n".join(render_table(report.played)))
         for name in report.left_out:
-            click.echo(f"not played: {name} (it needs --hostile with the probe image of the recipe)")
+            click.echo(f"not played: {name} (it needs the probe image: --recipe, or --hostile)")
     if report.unexpected:
         names = ", ".join(played.attack.name for played in report.unexpected)
         raise VerificationError(

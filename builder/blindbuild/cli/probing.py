@@ -8,15 +8,11 @@ from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from blindbuild import __version__
-from blindbuild.assemble.lock import load_lock
-from blindbuild.assemble.recipe import load_recipe
-from blindbuild.assemble.request import BuildRequest
 from blindbuild.audit.image import unpack_image
 from blindbuild.cli.booting import BootOptions, configure_machine
-from blindbuild.cli.inputs import InputOptions, build_into
 from blindbuild.cli.naming import reading
-from blindbuild.cli.options import find_recipe, processors
 from blindbuild.cli.outputs import LEDGER, STATEMENT, check_image
+from blindbuild.cli.variants import build_variant
 from blindbuild.client import Expectation
 from blindbuild.digest import Digest
 from blindbuild.errors import FormatError, UsageError
@@ -241,17 +237,14 @@ def _build_missing(
 ) -> ProbeOptions:
     if options.recipe is None:
         return options
-    recipe = load_recipe(find_recipe(options.recipe))
-    request = BuildRequest(recipe, load_lock(recipe), jobs=processors())
-    said, expected = (recipe.name, request.version), (product.statement.name, product.statement.version)
-    if said != expected:
-        raise UsageError(f"{recipe.path}: expected the recipe of {' '.join(expected)}, got {' '.join(said)}")
+    recipe = options.recipe
 
     def build(given: Path | None, variant: str) -> Path:
         if given is not None:
             return given
-        wanted = replace(request, variant=variant)
-        return build_into(wanted, build_in, store=store, reporter=reporter, options=InputOptions())
+        return build_variant(
+            variant, recipe, beside=product.statement, store=store, build_in=build_in, reporter=reporter
+        )
 
     return replace(options, hostile=build(options.hostile, "probe"), control=build(options.control, "leaky"))
 

@@ -10,7 +10,9 @@ import click
 from blindbuild.cli.attacking import ALL, play_on_image, show_report
 from blindbuild.cli.booting import DEFAULT_MEMORY_MIB, BootOptions, booted, configure_machine
 from blindbuild.cli.options import json_option, print_json, user_store
+from blindbuild.cli.outputs import STATEMENT, check_image
 from blindbuild.cli.render import TerminalReporter
+from blindbuild.cli.variants import build_variant
 from blindbuild.errors import UsageError
 from blindbuild.host.files import temporary_directory
 from blindbuild.host.reporter import Reporter
@@ -18,6 +20,7 @@ from blindbuild.machine.accelerator import Preference
 from blindbuild.machine.attack import ATTACKS, find_attack
 from blindbuild.machine.attack_model import AttackInputs, BootAttack
 from blindbuild.machine.config import MachineConfig
+from blindbuild.manifest import parse_statement
 
 WAIT_S = 3600.0 * 24 * 365
 
@@ -48,6 +51,11 @@ WAIT_S = 3600.0 * 24 * 365
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="The recipe's probe image, for the attack from inside.",
 )
+@click.option(
+    "--recipe",
+    type=click.Path(exists=True, path_type=Path),
+    help="With --attack: build the probe image from this.",
+)
 @click.option("--smbios", multiple=True, metavar="TEXT", help="Play the operator: an SMBIOS type 11 string.")
 @click.option(
     "--state", type=click.Path(file_okay=False, path_type=Path), help="Keep logs, capture and TPM state here."
@@ -61,6 +69,7 @@ def command(
     attack: str | None,
     stay: bool,
     hostile: Path | None,
+    recipe: Path | None,
     smbios: tuple[str, ...],
     state: Path | None,
     as_json: bool,
@@ -73,17 +82,28 @@ def command(
     With --attack it plays the operator instead, has a client judge each attack by IMAGE's own statement, and
     ends: with exit code 0 only if every attack ended as it must, which for some is that it succeeds here.
 
-    Example: blindbuild run images/hello/1.0.0 --port 8443; blindbuild run images/hello/1.0.0 --attack all
+    Example: blindbuild run images/hello/1.0.0 --attack all --recipe recipes/hello
     """
+    if attack is None and (hostile is not None or recipe is not None):
+        raise UsageError("--hostile and --recipe belong to --attack")
     options = BootOptions(memory_mib=memory, port=port, accelerator=accelerator, smbios=smbios, state=state)
     config = configure_machine(image, store=user_store(), options=options)
     if attack is None or stay:
         _run(config, attack, as_json=as_json)
         return
-    inside = None if hostile is None else configure_machine(hostile, store=user_store(), options=options)
-    with TerminalReporter() as reporter:
+    with TerminalReporter() as reporter, temporary_directory() as directory:
+        if hostile is None and recipe is not None:
+            hostile = _build_hostile(image, recipe, directory, reporter)
+        inside = None if hostile is None else configure_machine(hostile, store=user_store(), options=options)
         report = play_on_image(image, attack, config=config, hostile=inside, reporter=reporter)
     show_report(report, as_json=as_json)
+
+
+def _build_hostile(image: Path, recipe: Path, directory: Path, reporter: Reporter) -> Path:
+    statement = parse_statement(check_image(image)[STATEMENT])
+    return build_variant(
+        "probe", recipe, beside=statement, store=user_store(), build_in=directory, reporter=reporter
+    )
 
 
 def _run(config: MachineConfig, attack: str | None, *, as_json: bool) -> None:
