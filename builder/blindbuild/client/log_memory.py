@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from blindbuild.client.state import StateStore, locked, replace_file
+from blindbuild.client.state import StateStore, locked, read_if_there, replace_file
 from blindbuild.errors import BlindbuildError, TlogError
 from blindbuild.formats.checkpoint import parse_checkpoint
 from blindbuild.formats.note import MAX_NOTE
@@ -50,13 +50,9 @@ class LogMemory:
 
     def _load(self, origin: str) -> bytes | None:
         path = self.path(origin)
-        try:
-            with path.open("rb") as stream:
-                data = stream.read(MAX_NOTE + 1)
-        except FileNotFoundError:
+        data = read_if_there(path, limit_bytes=MAX_NOTE)
+        if data is None:
             return None
-        except OSError as error:
-            raise BlindbuildError(f"{path}: cannot be read: {error.strerror}") from error
         try:
             found = parse_checkpoint(data).checkpoint.origin
         except TlogError as error:

@@ -70,13 +70,9 @@ class StateStore:
 
     def _read(self, domain: Digest) -> _Memory | None:
         path = self.path(domain)
-        try:
-            with path.open("rb") as stream:
-                data = stream.read(MAX_STATE + 1)
-        except FileNotFoundError:
+        data = read_if_there(path, limit_bytes=MAX_STATE)
+        if data is None:
             return None
-        except OSError as error:
-            raise BlindbuildError(f"{path}: cannot be read: {error.strerror}") from error
         try:
             return _read_memory(data)
         except BlindbuildError as error:
@@ -221,6 +217,24 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def read_if_there(path: Path, *, limit_bytes: int) -> bytes | None:
+    """Return what a file of the client's memory holds, and one byte more than the limit of one too large.
+
+    Returns:
+        None if there is no such file, which alone is first use.
+
+    Raises:
+        BlindbuildError: it is there and cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return stream.read(limit_bytes + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BlindbuildError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def replace_file(path: Path, data: bytes) -> None:
