@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
 
 # A busy machine is no failure, and CI that fails once in fifty runs teaches nobody; test-full draws anew.
 settings.register_profile("steady", deadline=None, derandomize=True, database=None)
 settings.register_profile("searching", deadline=None, max_examples=500)
 settings.load_profile(os.environ.get("BLINDBUILD_HYPOTHESIS", "steady"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what shares fixtures in one process: all boots, which share machines, and each other file."""
+    for item in items:
+        booting = item.path.parent.name == "boot"
+        item.add_marker(pytest.mark.xdist_group("boot" if booting else item.nodeid.partition("::")[0]))
