@@ -23,6 +23,7 @@ GOOD = {
     "tpmIntermediates": [ISSUER],
 }
 MISSING = object()
+NO_ROOTS = {"tpmRoots": MISSING, "tpmIntermediates": MISSING}
 
 REFUSED = {
     "threshold above the keys": ({"threshold": 2}, "trust file.threshold: expected 1 to 1, got 2"),
@@ -39,8 +40,23 @@ REFUSED = {
     "unknown version": ({"version": 2}, "expected 1 to 1, got 2"),
     "unknown field": ({"tpmRoot": []}, "unknown 'tpmRoot'"),
     "no product": ({"product": MISSING}, "missing product"),
-    "nothing to believe a TPM by": ({"tpmRoots": [], "tpmIntermediates": []}, "got neither"),
-    "two ways to believe a TPM": ({"attestationKeys": [b64(tpm().ak_public)]}, "got both"),
+    "nothing to believe a TPM by": ({"tpmRoots": [], "tpmIntermediates": []}, "got none of them"),
+    "two ways to believe a TPM": (
+        {"attestationKeys": [b64(tpm().ak_public)]},
+        "got TPM roots and attestation keys",
+    ),
+    "TPM roots and AK roots": (
+        {"tpmRoots": [ROOT], "tpmIntermediates": [], "akRoots": [ISSUER]},
+        "got TPM roots and AK roots",
+    ),
+    "AK roots and a pinned key": (
+        NO_ROOTS | {"akRoots": [ROOT], "attestationKeys": [b64(tpm().ak_public)]},
+        "got AK roots and attestation keys",
+    ),
+    "AK intermediates without a root": (
+        {"tpmIntermediates": [], "akIntermediates": [ISSUER]},
+        "expected a root for the intermediates",
+    ),
     "intermediates without a root": (
         {"tpmRoots": [], "testTpmRoots": [ROOT], "tpmIntermediates": [ISSUER]},
         "expected a root for the intermediates",
@@ -82,6 +98,11 @@ def test_a_trust_file_may_pin_attestation_keys_instead() -> None:
     assert parse_trust(encode(pinned)).attestation_keys[0].name() == tpm().ak_name
 
 
+def test_a_trust_file_may_pin_who_certifies_attestation_keys_instead() -> None:
+    trust = parse_trust(encode(NO_ROOTS | {"akRoots": [ROOT], "akIntermediates": [ISSUER]}))
+    assert (len(trust.ak_roots), len(trust.ak_intermediates), trust.tpm_roots) == (1, 1, ())
+
+
 def test_the_domain_is_product_and_keys_and_nothing_else() -> None:
     domain = parse_trust(encode({})).domain
     assert (
@@ -98,7 +119,7 @@ def test_a_trust_file_is_made_that_reads_back() -> None:
 
 
 def test_a_trust_file_that_no_client_would_accept_is_not_made() -> None:
-    with pytest.raises(ManifestError, match="got neither"):
+    with pytest.raises(ManifestError, match="got none of them"):
         make_trust(TrustContent("hello", [KEY.public]))
 
 

@@ -19,15 +19,18 @@ from blindbuild.manifest.words import NAME
 MAX_TRUST = 1 << 20  # bytes; dozens of certificates fit
 MAX_CERTIFICATES = 64  # of each kind; there are about 40 TPM vendor roots in all
 MAX_ATTESTATION_KEYS = 64  # pinned machines
-_CERTIFICATE_LISTS = ("tpmRoots", "tpmIntermediates", "testTpmRoots", "testTpmIntermediates")
+_CERTIFICATE_LISTS = (
+    *("tpmRoots", "tpmIntermediates", "testTpmRoots", "testTpmIntermediates"),
+    *("akRoots", "akIntermediates"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class TrustRoots:
     """Whom a client believes.
 
-    Either roots of endorsement certificates or pinned attestation keys are given, never both: there is one
-    way to believe a TPM, and no falling back to a second one.
+    Roots of endorsement certificates, roots of attestation key certificates, or pinned attestation keys are
+    given, never two of them: there is one way to believe a TPM, and no falling back to a second one.
 
     Attributes:
         product: the only product that is accepted.
@@ -36,6 +39,8 @@ class TrustRoots:
         tpm_roots: roots of TPMs; `tpm_intermediates` are the only issuers below them.
         test_tpm_roots: roots of software TPMs that their operator runs.
         attestation_keys: public areas of keys that are believed as they are.
+        ak_roots: roots of those who certify attestation keys themselves, as cloud providers do;
+            `ak_intermediates` are the only issuers below them.
     """
 
     product: str
@@ -46,6 +51,8 @@ class TrustRoots:
     test_tpm_roots: tuple[Certificate, ...]
     test_tpm_intermediates: tuple[Certificate, ...]
     attestation_keys: tuple[PublicArea, ...]
+    ak_roots: tuple[Certificate, ...] = ()
+    ak_intermediates: tuple[Certificate, ...] = ()
 
     @property
     def domain(self) -> Digest:
@@ -85,22 +92,32 @@ def parse_trust(data: bytes) -> TrustRoots:
         test_tpm_roots=certificates["testTpmRoots"],
         test_tpm_intermediates=certificates["testTpmIntermediates"],
         attestation_keys=_attestation_keys(fields),
+        ak_roots=certificates["akRoots"],
+        ak_intermediates=certificates["akIntermediates"],
     )
     _check_one_way(trust)
     return trust
 
 
 def _check_one_way(trust: TrustRoots) -> None:
-    roots = bool(trust.tpm_roots or trust.test_tpm_roots)
-    if roots == bool(trust.attestation_keys):
+    ways = {
+        "TPM roots": bool(trust.tpm_roots or trust.test_tpm_roots),
+        "AK roots": bool(trust.ak_roots),
+        "attestation keys": bool(trust.attestation_keys),
+    }
+    given = [name for name, there in ways.items() if there]
+    if len(given) != 1:
         raise ManifestError(
-            "trust file: expected either TPM roots or attestation keys, got "
-            + ("both" if roots else "neither"),
-            hint="pin the roots of the TPM's maker, or the one key, and remove the other",
+            f"trust file: expected one of {', '.join(ways)}, got {' and '.join(given) or 'none of them'}",
+            hint="pin the roots of the TPM's maker, those of who certifies attestation keys, or the one key, "
+            "and remove the others",
         )
-    if (trust.tpm_intermediates and not trust.tpm_roots) or (
-        trust.test_tpm_intermediates and not trust.test_tpm_roots
-    ):
+    pairs = (
+        (trust.tpm_roots, trust.tpm_intermediates),
+        (trust.test_tpm_roots, trust.test_tpm_intermediates),
+        (trust.ak_roots, trust.ak_intermediates),
+    )
+    if any(intermediates and not roots for roots, intermediates in pairs):
         raise ManifestError("trust file: expected a root for the intermediates that are listed")
 
 
