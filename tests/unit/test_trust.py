@@ -8,11 +8,11 @@ import pytest
 
 from blindbuild.errors import ManifestError, UsageError
 from blindbuild.manifest import parse_trust
-from blindbuild.publish import TrustContent, generate_key, load_key, make_trust
+from blindbuild.publish import SigningKey, TrustContent, generate_key, load_key, make_trust
 from tests.fakes.attester import b64
 from tests.fakes.world import authority, publisher, tpm
 
-KEY = generate_key()
+KEY, REBUILDER, SECOND_REBUILDER = generate_key(), generate_key(), generate_key()
 ROOT, ISSUER = authority().root_pem, authority().issuer_pem
 GOOD = {
     "version": 1,
@@ -25,7 +25,26 @@ GOOD = {
 MISSING = object()
 NO_ROOTS = {"tpmRoots": MISSING, "tpmIntermediates": MISSING}
 
+
+def rebuilders(*keys: SigningKey, threshold: int = 1) -> dict:
+    return {
+        "rebuilders": {"keys": [{"public": b64(key.public.spki)} for key in keys], "threshold": threshold}
+    }
+
+
 REFUSED = {
+    "a release key as rebuilder": (
+        rebuilders(REBUILDER, KEY),
+        "expected rebuilders that are no release keys",
+    ),
+    "the same rebuilder twice": (rebuilders(REBUILDER, REBUILDER), "same rebuilder is listed twice"),
+    "more rebuilders needed than there are": (
+        rebuilders(REBUILDER, threshold=2),
+        "trust file.rebuilders.threshold: expected 1 to 1, got 2",
+    ),
+    "rebuilders of whom none is needed": (rebuilders(REBUILDER, threshold=0), "expected 1 to 1, got 0"),
+    "an empty list of rebuilders": (rebuilders(), "rebuilders.keys: expected 1 to 16 entries"),
+    "a domain that is no digest": ({"domain": "x"}, "trust file.domain: "),
     "threshold above the keys": ({"threshold": 2}, "trust file.threshold: expected 1 to 1, got 2"),
     "threshold zero": ({"threshold": 0}, "expected 1 to 1, got 0"),
     "threshold true": ({"threshold": True}, "expected an integer, got a boolean"),
@@ -111,6 +130,26 @@ def test_the_domain_is_product_and_keys_and_nothing_else() -> None:
     assert parse_trust(encode({"product": "other"})).domain != domain
     other = [{"public": b64(generate_key().public.spki)}]
     assert parse_trust(encode({"releaseKeys": other})).domain != domain
+
+
+def test_a_trust_file_may_name_rebuilders() -> None:
+    trust = parse_trust(encode(rebuilders(REBUILDER, SECOND_REBUILDER, threshold=2)))
+    assert trust.rebuilders == (REBUILDER.public, SECOND_REBUILDER.public)
+    assert trust.rebuilder_threshold == 2
+    assert parse_trust(encode({})).rebuilders == ()
+
+
+def test_a_trust_file_that_takes_another_ones_place_keeps_its_domain() -> None:
+    before = parse_trust(encode({}))
+    rotated = {"releaseKeys": [{"public": b64(generate_key().public.spki)}], "domain": before.domain.hex}
+    assert parse_trust(encode(rotated)).domain == before.domain
+
+
+def test_each_channel_has_a_domain_and_the_default_keeps_the_old_one() -> None:
+    trust, other = parse_trust(encode({})), parse_trust(encode({"product": "other"}))
+    assert trust.domain_of("stable") == trust.domain
+    domains = {each.domain_of(channel) for each in (trust, other) for channel in ("stable", "beta", "edge")}
+    assert len(domains) == 6
 
 
 def test_a_trust_file_is_made_that_reads_back() -> None:

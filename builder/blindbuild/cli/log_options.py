@@ -10,7 +10,7 @@ from blindbuild.cli.options import print_json
 from blindbuild.cli.render import output_console, print_steps, print_warning
 from blindbuild.errors import UsageError, VerificationError
 from blindbuild.host.files import read_bytes
-from blindbuild.manifest.log_entry import DEFAULT_CHANNEL
+from blindbuild.manifest.words import DEFAULT_CHANNEL
 from blindbuild.publish.sign import SigningKey, load_key
 from blindbuild.verify.checklist import Checklist
 

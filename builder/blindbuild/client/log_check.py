@@ -12,7 +12,7 @@ from blindbuild.formats.checkpoint import parse_checkpoint
 from blindbuild.formats.note import write_note
 from blindbuild.formats.tlog_policy import LogPolicy
 from blindbuild.formats.tlog_proof import parse_tlog_proof
-from blindbuild.manifest.log_entry import DEFAULT_CHANNEL
+from blindbuild.manifest.words import DEFAULT_CHANNEL
 from blindbuild.verify.tlog import DEFAULT_SKEW_S, FORKED, RequiredLog, accept_checkpoint
 
 

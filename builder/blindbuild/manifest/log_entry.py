@@ -13,10 +13,9 @@ from blindbuild.formats.canonical import canonical_bytes, parse_canonical
 from blindbuild.formats.dsse import parse_envelope
 from blindbuild.formats.fields import Fields
 from blindbuild.manifest.statement import parse_statement
-from blindbuild.manifest.words import MAX_SEQUENCE, NAME
+from blindbuild.manifest.words import DEFAULT_CHANNEL, MAX_SEQUENCE, NAME
 
 LOG_ENTRY_TYPE = "blindbuild/reference-measurements"
-DEFAULT_CHANNEL = "stable"
 MAX_LOG_ENTRY = 1024  # bytes; seven short fields
 _VERSION = 1
 

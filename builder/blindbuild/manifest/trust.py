@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blindbuild.digest import Digest
+from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import FormatError, ManifestError
 from blindbuild.formats.canonical import canonical_bytes, parse_json
 from blindbuild.formats.certificate import Certificate, parse_pem_certificate
 from blindbuild.formats.dsse import MAX_SIGNATURES, SignerKey
 from blindbuild.formats.fields import Fields, decode_base64
 from blindbuild.formats.tpmkey import PublicArea, parse_sized_public
-from blindbuild.manifest.words import NAME
+from blindbuild.manifest.words import DEFAULT_CHANNEL, NAME
 
 MAX_TRUST = 1 << 20  # bytes; dozens of certificates fit
 MAX_CERTIFICATES = 64  # of each kind; there are about 40 TPM vendor roots in all
@@ -41,6 +41,10 @@ class TrustRoots:
         attestation_keys: public areas of keys that are believed as they are.
         ak_roots: roots of those who certify attestation keys themselves, as cloud providers do;
             `ak_intermediates` are the only issuers below them.
+        rebuilders: keys of those who build the same image on their own; none of them is a release key.
+        rebuilder_threshold: how many of them must have found the same statement; 0 when there are none.
+        inherited_domain: the domain of the trust file whose place this one takes, so that new release keys do
+            not make a client forget what it accepted; None for a trust file that begins anew.
     """
 
     product: str
@@ -53,12 +57,23 @@ class TrustRoots:
     attestation_keys: tuple[PublicArea, ...]
     ak_roots: tuple[Certificate, ...] = ()
     ak_intermediates: tuple[Certificate, ...] = ()
+    rebuilders: tuple[SignerKey, ...] = ()
+    rebuilder_threshold: int = 0
+    inherited_domain: Digest | None = None
 
     @property
     def domain(self) -> Digest:
         """SHA-256 that names product and release keys: what is remembered is remembered under it."""
+        if self.inherited_domain is not None:
+            return self.inherited_domain
         keys = sorted(key.key_id for key in self.release_keys)
         return Digest.sha256(canonical_bytes({"product": self.product, "releaseKeys": list(keys)}))
+
+    def domain_of(self, channel: str) -> Digest:
+        """Return what a channel's releases are remembered under; the default's is the domain itself."""
+        if channel == DEFAULT_CHANNEL:
+            return self.domain
+        return Digest.sha256(canonical_bytes({"domain": self.domain.hex, "channel": channel}))
 
 
 def parse_trust(data: bytes) -> TrustRoots:
@@ -76,11 +91,13 @@ def parse_trust(data: bytes) -> TrustRoots:
         value,
         "trust file",
         required=("version", "product", "releaseKeys", "threshold"),
-        optional=(*_CERTIFICATE_LISTS, "attestationKeys"),
+        optional=(*_CERTIFICATE_LISTS, "attestationKeys", "rebuilders", "domain"),
         error=ManifestError,
     )
     fields.integer("version", minimum=1, maximum=1)
-    keys = _release_keys(fields)
+    keys = _signer_keys(fields, "releaseKeys", "release key")
+    rebuilders, rebuilder_threshold = _rebuilders(fields)
+    _refuse_two_roles(keys, rebuilders)
     certificates = {name: _certificates(fields, name) for name in _CERTIFICATE_LISTS}
     _refuse_duplicates([c.der for listed in certificates.values() for c in listed], "certificate")
     trust = TrustRoots(
@@ -94,6 +111,9 @@ def parse_trust(data: bytes) -> TrustRoots:
         attestation_keys=_attestation_keys(fields),
         ak_roots=certificates["akRoots"],
         ak_intermediates=certificates["akIntermediates"],
+        rebuilders=rebuilders,
+        rebuilder_threshold=rebuilder_threshold,
+        inherited_domain=fields.digest("domain", HashAlgorithm.SHA256) if "domain" in fields else None,
     )
     _check_one_way(trust)
     return trust
@@ -121,17 +141,37 @@ def _check_one_way(trust: TrustRoots) -> None:
         raise ManifestError("trust file: expected a root for the intermediates that are listed")
 
 
-def _release_keys(fields: Fields) -> tuple[SignerKey, ...]:
+def _signer_keys(fields: Fields, name: str, what: str) -> tuple[SignerKey, ...]:
     keys = []
-    for index, entry in enumerate(fields.array("releaseKeys", minimum=1, maximum=MAX_SIGNATURES)):
-        where = f"{fields.at('releaseKeys')}[{index}]"
+    for index, entry in enumerate(fields.array(name, minimum=1, maximum=MAX_SIGNATURES)):
+        where = f"{fields.at(name)}[{index}]"
         key = Fields(entry, where, required=("public",), error=ManifestError)
         try:
             keys.append(SignerKey.from_spki(key.base64("public", max_bytes=1024)))
         except FormatError as error:
             raise key.fail("public", error.message) from error
-    _refuse_duplicates([key.spki for key in keys], "release key")
+    _refuse_duplicates([key.spki for key in keys], what)
     return tuple(keys)
+
+
+def _rebuilders(fields: Fields) -> tuple[tuple[SignerKey, ...], int]:
+    if "rebuilders" not in fields:
+        return (), 0
+    inner = Fields(
+        fields.raw("rebuilders"), fields.at("rebuilders"), required=("keys", "threshold"), error=ManifestError
+    )
+    keys = _signer_keys(inner, "keys", "rebuilder")
+    return keys, inner.integer("threshold", minimum=1, maximum=len(keys))
+
+
+def _refuse_two_roles(release_keys: tuple[SignerKey, ...], rebuilders: tuple[SignerKey, ...]) -> None:
+    # whoever holds such a key would be asked whether he agrees with himself
+    if both := {key.key_id for key in release_keys} & {key.key_id for key in rebuilders}:
+        shown = sorted(key_id[:16] for key_id in both)
+        raise ManifestError(
+            f"trust file: expected rebuilders that are no release keys, got {', '.join(shown)} as both",
+            hint="a rebuilder is somebody else, with a key of his own",
+        )
 
 
 def _certificates(fields: Fields, name: str) -> tuple[Certificate, ...]:

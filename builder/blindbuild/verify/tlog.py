@@ -16,8 +16,9 @@ from blindbuild.formats.merkle import leaf_hash, verify_consistency, verify_incl
 from blindbuild.formats.note import SignatureState, write_note
 from blindbuild.formats.tlog_policy import NO_QUORUM, LogPolicy
 from blindbuild.formats.tlog_proof import parse_tlog_proof
-from blindbuild.manifest.log_entry import DEFAULT_CHANNEL, log_entry_bytes, log_entry_of
+from blindbuild.manifest.log_entry import log_entry_bytes, log_entry_of
 from blindbuild.manifest.rfc3339 import MAX_TIME, format_time
+from blindbuild.manifest.words import DEFAULT_CHANNEL
 from blindbuild.verify.checklist import Checklist, found, refuse
 
 FORKED = "M13:log-forked"
