@@ -7,10 +7,17 @@ import os
 import pytest
 from hypothesis import settings
 
+from tests.bad_inputs import Recording
+
 # A busy machine is no failure, and CI that fails once in fifty runs teaches nobody; test-full draws anew.
 settings.register_profile("steady", deadline=None, derandomize=True, database=None)
 settings.register_profile("searching", deadline=None, max_examples=500)
 settings.load_profile(os.environ.get("BLINDBUILD_HYPOTHESIS", "steady"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let marked tests record by which reason a bad input was refused."""
+    config.pluginmanager.register(Recording())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from blindbuild.formats.tlog_policy import LogPolicy, parse_log_policy
 from blindbuild.verify.checklist import LOG_TITLES, Checklist
 from blindbuild.verify.tlog import RequiredLog, judge_logged
+from tests.bad_inputs import ACCEPTED, record
 from tests.fakes import naive_log
 from tests.fakes.naive_log import LOG, WITNESS, Key
 from tests.fakes.published import NOW
@@ -83,6 +84,8 @@ def judged(
 
 
 def reason(steps: Checklist) -> str | None:
-    """The first refusal, as `step:reason`."""
+    """The first refusal, as `step:reason`; recorded when the test is one of a numbered bad input."""
     failed = steps.failed()
-    return f"{failed[0].id}:{failed[0].reason}" if failed else None
+    first = f"{failed[0].id}:{failed[0].reason}" if failed else None
+    record(first or ACCEPTED)
+    return first
