@@ -22,12 +22,13 @@ import os
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from blindbuild.errors import BlindbuildError, VerificationError
 from tests.bad_input_list import BAD_INPUTS, SECTIONS
@@ -38,6 +39,7 @@ ACCEPTED = "accepted"
 _PROPERTY = "bad_input"
 _WRITING = "BLINDBUILD_BAD_INPUTS_WRITING"  # set while the table is made: it is stale by definition
 _ROW = re.compile(r"\| (\d+) \| .*? \| (.*) \| (.*) \|")
+_NUMBERED = re.compile(r"(\d+) ")
 _TICKS = re.compile(r"`([^`]+)`")
 
 _HEAD = """# Bad inputs
@@ -114,6 +116,15 @@ def numbers_of(item: pytest.Item) -> list[int]:
     if not set(numbers) <= BAD_INPUTS.keys():
         raise pytest.UsageError(f"{item.nodeid}: expected numbers 1 to {len(BAD_INPUTS)}, got {numbers}")
     return numbers
+
+
+def numbered(names: Iterable[str]) -> list[ParameterSet]:
+    """Return parameters for `parametrize` of which those named "89 magic 0" are marked with their number."""
+    return [
+        pytest.param(name, marks=pytest.mark.bad_input(int(found[1])) if found else (), id=name)
+        for name in names
+        for found in (_NUMBERED.match(name),)
+    ]
 
 
 def function_of(nodeid: str) -> str:
