@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from blindbuild.client.attest import Attempt, AttestedConnection, Expectation, attest, open_attested
+from blindbuild.client.attest import Attempt, AttestedConnection, attest, open_attested
+from blindbuild.client.expectation import Expectation, Expecting
 from blindbuild.client.http1 import Response
 from blindbuild.client.state import StateStore
 from blindbuild.client.transport import Connection
@@ -12,6 +13,7 @@ __all__ = [
     "AttestedConnection",
     "Connection",
     "Expectation",
+    "Expecting",
     "Response",
     "StateStore",
     "attest",

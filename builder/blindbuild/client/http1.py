@@ -6,7 +6,7 @@ Source: RFC 9112; what is optional there and not needed here is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 
 from blindbuild.errors import ChannelError
@@ -68,18 +68,33 @@ def read_response(receive: Callable[[], bytes], *, max_body: int) -> Response:
         ChannelError: the connection ended early, a limit was exceeded, or the answer is not plain HTTP/1.1
             with a Content-Length. A redirect is refused like any other.
     """
+    reader = reading(max_body=max_body)
+    next(reader)
+    try:
+        while True:
+            reader.send(receive())
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+
+
+def reading(*, max_body: int) -> Generator[None, bytes, Response]:
+    """Read one answer from whoever sends its bytes into this generator; nothing at all ends the connection.
+
+    Raises:
+        ChannelError: as `read_response`.
+    """
     received = b""
     while _HEAD_END not in received:
         if len(received) > MAX_HEAD:
             raise ChannelError(f"expected at most {MAX_HEAD} bytes of headers")
-        received += _more(receive)
+        received += _present((yield))
     raw_head, _, body = received.partition(_HEAD_END)
     if len(raw_head) > MAX_HEAD:
         raise ChannelError(f"expected at most {MAX_HEAD} bytes of headers")
     head = parse_head(raw_head, max_body=max_body)
     parts, size = [body], len(body)
     while size < head.length:
-        parts.append(_more(receive))
+        parts.append(_present((yield)))
         size += len(parts[-1])
     if size > head.length:
         raise ChannelError(f"expected {head.length} bytes of body, got more")
@@ -138,8 +153,7 @@ def _headers(lines: list[bytes]) -> dict[str, str]:
     return headers
 
 
-def _more(receive: Callable[[], bytes]) -> bytes:
-    data = receive()
+def _present(data: bytes) -> bytes:
     if not data:
         raise ChannelError("the connection ended in the middle of an answer")
     return data

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -23,6 +23,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from blindbuild.client.http1 import Response, read_response, write_request
 from blindbuild.errors import ChannelError
+
+if TYPE_CHECKING:
+    from blindbuild.client.exchange import Question
 
 DEFAULT_PORT = 443
 DEFAULT_TIMEOUT_S = 30.0  # a TPM quote takes up to a second, a slow emulated machine ten
@@ -131,6 +134,20 @@ class Connection:
         if response.headers.get("connection", "").lower() == "close":
             self.close()
         return response
+
+    def ask(self, question: Question) -> Response:
+        """Send one request of an exchange and read its answer.
+
+        Raises:
+            ChannelError: as `request`.
+        """
+        return self.request(
+            question.method,
+            question.target,
+            body=question.body,
+            content_type=question.content_type,
+            max_body=question.max_body,
+        )
 
     def close(self) -> None:
         """Close the connection; closing twice is fine."""
