@@ -5,6 +5,7 @@ People make it, so it is strict JSON, but not canonical.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from blindbuild.digest import Digest, HashAlgorithm
@@ -14,11 +15,13 @@ from blindbuild.formats.certificate import Certificate, parse_pem_certificate
 from blindbuild.formats.dsse import MAX_SIGNATURES, SignerKey
 from blindbuild.formats.fields import Fields, decode_base64
 from blindbuild.formats.tpmkey import PublicArea, parse_sized_public
+from blindbuild.manifest.tuf import MAX_ROOT, check_root
 from blindbuild.manifest.words import DEFAULT_CHANNEL, NAME
 
 MAX_TRUST = 1 << 20  # bytes; dozens of certificates fit
 MAX_CERTIFICATES = 64  # of each kind; there are about 40 TPM vendor roots in all
 MAX_ATTESTATION_KEYS = 64  # pinned machines
+_ADDRESS = re.compile(r"https?://[!-~]{1,500}")
 _CERTIFICATE_LISTS = (
     *("tpmRoots", "tpmIntermediates", "testTpmRoots", "testTpmIntermediates"),
     *("akRoots", "akIntermediates"),
@@ -35,7 +38,7 @@ class TrustRoots:
     Attributes:
         product: the only product that is accepted.
         release_keys: keys of unique public bytes.
-        threshold: how many of them must have signed.
+        threshold: how many of them must have signed; 0, and no keys, where a TUF repository says which count.
         tpm_roots: roots of TPMs; `tpm_intermediates` are the only issuers below them.
         test_tpm_roots: roots of software TPMs that their operator runs.
         attestation_keys: public areas of keys that are believed as they are.
@@ -45,6 +48,9 @@ class TrustRoots:
         rebuilder_threshold: how many of them must have found the same statement; 0 when there are none.
         inherited_domain: the domain of the trust file whose place this one takes, so that new release keys do
             not make a client forget what it accepted; None for a trust file that begins anew.
+        tuf_root: root metadata of the TUF repository that says what is current and which keys count, or None
+            where the release keys of this file do.
+        tuf_repository: where that repository is, unless the caller says otherwise; or None.
     """
 
     product: str
@@ -60,12 +66,18 @@ class TrustRoots:
     rebuilders: tuple[SignerKey, ...] = ()
     rebuilder_threshold: int = 0
     inherited_domain: Digest | None = None
+    tuf_root: bytes | None = None
+    tuf_repository: str | None = None
 
     @property
     def domain(self) -> Digest:
         """SHA-256 that names product and release keys: what is remembered is remembered under it."""
         if self.inherited_domain is not None:
             return self.inherited_domain
+        if self.tuf_root is not None:
+            # not the keys that count: they change, and what was accepted must outlast that
+            root = Digest.sha256(self.tuf_root).hex
+            return Digest.sha256(canonical_bytes({"product": self.product, "tufRoot": root}))
         keys = sorted(key.key_id for key in self.release_keys)
         return Digest.sha256(canonical_bytes({"product": self.product, "releaseKeys": list(keys)}))
 
@@ -90,12 +102,17 @@ def parse_trust(data: bytes) -> TrustRoots:
     fields = Fields(
         value,
         "trust file",
-        required=("version", "product", "releaseKeys", "threshold"),
-        optional=(*_CERTIFICATE_LISTS, "attestationKeys", "rebuilders", "domain"),
+        required=("version", "product"),
+        optional=(
+            *("releaseKeys", "threshold", "tuf"),
+            *_CERTIFICATE_LISTS,
+            *("attestationKeys", "rebuilders", "domain"),
+        ),
         error=ManifestError,
     )
     fields.integer("version", minimum=1, maximum=1)
-    keys = _signer_keys(fields, "releaseKeys", "release key")
+    keys, threshold = _release_keys(fields)
+    tuf_root, tuf_repository = _tuf(fields)
     rebuilders, rebuilder_threshold = _rebuilders(fields)
     _refuse_two_roles(keys, rebuilders)
     certificates = {name: _certificates(fields, name) for name in _CERTIFICATE_LISTS}
@@ -103,7 +120,7 @@ def parse_trust(data: bytes) -> TrustRoots:
     trust = TrustRoots(
         product=fields.token("product", NAME),
         release_keys=keys,
-        threshold=fields.integer("threshold", minimum=1, maximum=len(keys)),
+        threshold=threshold,
         tpm_roots=certificates["tpmRoots"],
         tpm_intermediates=certificates["tpmIntermediates"],
         test_tpm_roots=certificates["testTpmRoots"],
@@ -114,6 +131,8 @@ def parse_trust(data: bytes) -> TrustRoots:
         rebuilders=rebuilders,
         rebuilder_threshold=rebuilder_threshold,
         inherited_domain=fields.digest("domain", HashAlgorithm.SHA256) if "domain" in fields else None,
+        tuf_root=tuf_root,
+        tuf_repository=tuf_repository,
     )
     _check_one_way(trust)
     return trust
@@ -139,6 +158,36 @@ def _check_one_way(trust: TrustRoots) -> None:
     )
     if any(intermediates and not roots for roots, intermediates in pairs):
         raise ManifestError("trust file: expected a root for the intermediates that are listed")
+
+
+def _release_keys(fields: Fields) -> tuple[tuple[SignerKey, ...], int]:
+    named = [name for name in ("releaseKeys", "threshold") if name in fields]
+    if "tuf" in fields:
+        if named:
+            raise ManifestError(
+                f"trust file: expected either tuf or {' and '.join(named)}, got both",
+                hint="with a TUF root the keys that count are those of its repository; remove the others",
+            )
+        return (), 0
+    if len(named) != len(("releaseKeys", "threshold")):
+        raise ManifestError("trust file: missing releaseKeys and threshold, or tuf")
+    keys = _signer_keys(fields, "releaseKeys", "release key")
+    return keys, fields.integer("threshold", minimum=1, maximum=len(keys))
+
+
+def _tuf(fields: Fields) -> tuple[bytes | None, str | None]:
+    if "tuf" not in fields:
+        return None, None
+    where = fields.at("tuf")
+    inner = Fields(
+        fields.raw("tuf"), where, required=("root",), optional=("repository",), error=ManifestError
+    )
+    root = inner.base64("root", max_bytes=MAX_ROOT)
+    check_root(root)
+    if "repository" not in inner:
+        return root, None
+    # an address, never a path: who hands a trust file on cannot make its reader open local files
+    return root, inner.token("repository", _ADDRESS)
 
 
 def _signer_keys(fields: Fields, name: str, what: str) -> tuple[SignerKey, ...]:
