@@ -9,11 +9,11 @@ from blindbuild.errors import FormatError, ManifestError
 from blindbuild.formats.canonical import JsonValue, canonical_bytes, parse_canonical
 from blindbuild.formats.fields import Fields
 from blindbuild.manifest.rfc3339 import format_time, parse_time
-from blindbuild.manifest.words import MAX_SEQUENCE, NAME, VERSION
+from blindbuild.manifest.words import DEFAULT_CHANNEL, MAX_SEQUENCE, NAME, VERSION
 
 RELEASE_PAYLOAD_TYPE = "application/vnd.blindbuild.release+json"
 RELEASE_TYPE = "urn:blindbuild:release:v1"
-MAX_RELEASE = 4096  # bytes; a release has eight short fields
+MAX_RELEASE = 4096  # bytes; a release has nine short fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Release:
         valid_from: seconds since 1970, included.
         valid_until: seconds since 1970, not included.
         replaces: SHA-256 of the statement that this one takes the place of, or None.
+        channel: the line of releases it belongs to; written only when it is not the default.
     """
 
     product: str
@@ -34,6 +35,7 @@ class Release:
     valid_from: int
     valid_until: int
     replaces: Digest | None = None
+    channel: str = DEFAULT_CHANNEL
 
 
 def release_bytes(release: Release) -> bytes:
@@ -53,6 +55,8 @@ def release_bytes(release: Release) -> bytes:
     }
     if release.replaces is not None:
         value["replaces"] = {release.replaces.algorithm.value: release.replaces.hex}
+    if release.channel != DEFAULT_CHANNEL:
+        value["channel"] = release.channel
     try:
         data = canonical_bytes(value)
     except FormatError as error:
@@ -75,7 +79,7 @@ def parse_release(data: bytes) -> Release:
         value,
         "release",
         required=("_type", "product", "version", "sequence", "statement", "validFrom", "validUntil"),
-        optional=("replaces",),
+        optional=("replaces", "channel"),
         error=ManifestError,
     )
     fields.word("_type", (RELEASE_TYPE,))
@@ -87,12 +91,22 @@ def parse_release(data: bytes) -> Release:
         valid_from=parse_time(fields.text("validFrom")),
         valid_until=parse_time(fields.text("validUntil")),
         replaces=_digest(fields, "replaces") if "replaces" in fields else None,
+        channel=_channel(fields),
     )
     if release.valid_until <= release.valid_from:
         raise fields.fail("validUntil", "expected a time after validFrom")
     if release.replaces == release.statement:
         raise fields.fail("replaces", "expected another statement than the released one")
     return release
+
+
+def _channel(fields: Fields) -> str:
+    if "channel" not in fields:
+        return DEFAULT_CHANNEL
+    channel = fields.token("channel", NAME)
+    if channel == DEFAULT_CHANNEL:
+        raise fields.fail("channel", "expected another channel than the default, which is never written")
+    return channel
 
 
 def _digest(fields: Fields, key: str) -> Digest:

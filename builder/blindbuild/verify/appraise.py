@@ -7,6 +7,7 @@ step is still checked, so that all mismatches are reported and not only the firs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ from blindbuild.verify.quote import (
     judge_signature,
     judge_values,
 )
+from blindbuild.verify.rebuilders import REBUILD_TITLES
 from blindbuild.verify.registers import PlatformMatch, check_registers, match_platform
 from blindbuild.verify.replay import judge_log
 from blindbuild.verify.session import RecordedSession
@@ -63,9 +65,10 @@ def check_publication(
     history: History | None = None,
     ledger: bytes | None = None,
     log: RequiredLog | None = None,
+    rebuilds: Sequence[bytes] = (),
 ) -> Appraisal:
     """Judge what was published, before any server is asked; the appraisal can fail but never accept."""
-    basis = Basis(envelope, release, trust, now, policy, history, ledger, log)
+    basis = Basis(envelope, release, trust, now, policy, history, ledger, log, rebuilds=rebuilds)
     steps = Checklist(_titles(basis))
     publication = judge_publication(steps, basis)
     return _appraisal(steps, publication, None, None, None, live=False)
@@ -82,6 +85,7 @@ def appraise(
     history: History | None = None,
     ledger: bytes | None = None,
     log: RequiredLog | None = None,
+    rebuilds: Sequence[bytes] = (),
 ) -> Appraisal:
     """Judge one session.
 
@@ -95,11 +99,12 @@ def appraise(
         history: what this client accepted before in this trust domain; None at first use.
         ledger: the bytes of channels.json, or None when they are not at hand.
         log: the transparency log that must have the release, or None when none is asked for.
+        rebuilds: DSSE envelopes over rebuild records; they count when the trust file names rebuilders.
 
     Returns:
         The appraisal; a mismatch is never raised, `accepted()` does that.
     """
-    basis = Basis(envelope, release, trust, now, policy, history, ledger, log)
+    basis = Basis(envelope, release, trust, now, policy, history, ledger, log, rebuilds=rebuilds)
     steps = Checklist(_titles(basis))
     publication = judge_publication(steps, basis)
     rule = DEFAULT_ATTESTATION_KEY if publication is None else publication.statement.attestation_key
@@ -179,7 +184,9 @@ def _same_statement(session: RecordedSession, publication: Publication) -> tuple
 
 
 def _titles(basis: Basis) -> dict[str, str]:
-    return TITLES if basis.log is None else TITLES | LOG_TITLES
+    log = LOG_TITLES if basis.log is not None else {}
+    rebuilds = REBUILD_TITLES if basis.trust.rebuilders else {}
+    return TITLES | log | rebuilds
 
 
 def _complete(steps: Checklist, basis: Basis) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from blindbuild.digest import Digest
 from blindbuild.formats.tpm2 import ClockInfo
 from blindbuild.manifest import TrustRoots
+from blindbuild.manifest.words import DEFAULT_CHANNEL
 
 if TYPE_CHECKING:  # a log is loaded by those who ask for one
     from blindbuild.verify.tlog import RequiredLog
@@ -28,6 +29,7 @@ class Policy:
             (`verify.channels.CHANNEL_GROUPS`).
         platform: the platform of the statement that must match, or None for any one of them.
         image: SHA-256 of the image that the statement must be about, or None when the caller holds none.
+        channel: the line of releases that is wanted; the release says which one it belongs to.
         minimum_tpm_firmware: the lowest firmwareVersion of the TPM that is accepted, or None.
         clock_skew_s: how far the signer's clock may be ahead of ours.
         session_s: how long an accepted session may be used before it must be attested again.
@@ -40,6 +42,7 @@ class Policy:
     required_closed: frozenset[str] = frozenset()
     platform: str | None = None
     image: Digest | None = None
+    channel: str = DEFAULT_CHANNEL
     minimum_tpm_firmware: int | None = None
     clock_skew_s: int = 60
     session_s: int = 3600
@@ -47,7 +50,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What this client accepted before, in one trust domain.
+    """What this client accepted before, in one trust domain and of one channel.
 
     Attributes:
         sequence: the highest that was accepted.
@@ -75,6 +78,7 @@ class Basis:
         history: what was accepted before; None at first use.
         ledger: the bytes of channels.json, or None when they are not at hand.
         log: the transparency log that must have the release, or None when none is asked for.
+        rebuilds: DSSE envelopes over rebuild records; they count when the trust file names rebuilders.
     """
 
     envelope: bytes
@@ -85,3 +89,4 @@ class Basis:
     history: History | None
     ledger: bytes | None = None
     log: RequiredLog | None = None
+    rebuilds: Sequence[bytes] = ()

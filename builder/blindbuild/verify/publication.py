@@ -21,6 +21,7 @@ from blindbuild.manifest import (
 from blindbuild.verify.channels import judge_channels
 from blindbuild.verify.checklist import Checklist, found, refuse
 from blindbuild.verify.policy import Basis, History, Policy
+from blindbuild.verify.rebuilders import judge_rebuilds
 
 FIRST_USE = "first use: an older release of this product could not be noticed"
 
@@ -36,7 +37,7 @@ class Publication:
 
 
 def judge_publication(steps: Checklist, basis: Basis) -> Publication | None:
-    """Run steps M2 to M13 and P1 to P3; return what is vouched for, or None when nothing is.
+    """Run steps M2 to M14 and P1 to P3; return what is vouched for, or None when nothing is.
 
     A statement that is well signed is returned even when it is withdrawn, too old or for debugging: the
     failed step refuses it, and the evidence is still explained by it.
@@ -53,6 +54,8 @@ def judge_publication(steps: Checklist, basis: Basis) -> Publication | None:
     release = _judge_release(steps, basis, parsed)
     _judge_sequence(steps, basis.history, parsed)
     checkpoint = _judge_log(steps, basis)
+    digest = None if parsed is None else parsed.digest
+    judge_rebuilds(steps, basis.rebuilds, digest, trust=trust, release_keys=trust.release_keys)
     steps.run("P1", lambda: _not_debug(found(parsed).statement, basis.policy, steps), needs=("M6",))
     judge_channels(steps, basis, None if parsed is None else parsed.statement)
     return None if parsed is None else replace(parsed, release=release, checkpoint=checkpoint)
@@ -125,6 +128,13 @@ def _check_release(basis: Basis, parsed: Publication) -> tuple[Release, str]:
     expected = (statement.name, statement.version, statement.sequence)
     if said != expected:
         raise refuse("M9", "release-disagrees", f"expected release of {expected}, got {said}")
+    if release.channel != basis.policy.channel:
+        raise refuse(
+            "M9",
+            "release-of-other-channel",
+            f"expected a release on channel {basis.policy.channel}, got one on {release.channel}",
+            hint=f"pass --channel {release.channel} only if that line of releases is wanted",
+        )
     _check_time(release, basis)
     return release, f"valid until {format_time(release.valid_until)}"
 
