@@ -297,8 +297,13 @@ def test_a_debug_image_and_a_statement_without_values_are_refused() -> None:
 
 def test_the_policy_may_name_the_platform() -> None:
     by = published(SNP, SNP | {"id": "other-snp"})
-    assert judge_published(evidence_for(by)[0], by, platform="other-snp").accepted().platform == "other-snp"
-    assert judge_published(evidence_for(by)[0], by, platform="x").reasons == {"R1:reference-missing"}
+    assert (
+        judge_published(evidence_for(by)[0], by, platforms=frozenset({"other-snp"})).accepted().platform
+        == "other-snp"
+    )
+    assert judge_published(evidence_for(by)[0], by, platforms=frozenset({"x"})).reasons == {
+        "R1:reference-missing"
+    }
 
 
 def test_a_closed_channel_that_is_required_is_required_here_too() -> None:

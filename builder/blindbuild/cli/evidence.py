@@ -207,7 +207,9 @@ def _basis(said: _Said, manifest_path: Path, trust: Path, now: int) -> Basis:
         release=_read(release, MAX_ENVELOPE) if release.is_file() else None,
         trust=parse_trust(_read(trust, MAX_TRUST)),
         now=now,
-        policy=Policy(allow_debug=said.allow_debug, platform=said.platform),
+        policy=Policy(
+            allow_debug=said.allow_debug, platforms=frozenset({said.platform} if said.platform else ())
+        ),
         history=None,
     )
 

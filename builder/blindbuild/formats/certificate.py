@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from blindbuild.errors import FormatError
+from blindbuild.formats.tpm2 import MAX_CERTIFICATE
 
-MAX_CERTIFICATE = 8192  # bytes; NV indices of real TPMs hold at most 4096
 TCG_KP_EK_CERTIFICATE = x509.ObjectIdentifier("2.23.133.8.1")  # EK Credential Profile 3.2.16
 MAX_SERIAL_BITS = 160  # RFC 5280 4.1.2.2: 20 octets
 _MANUFACTURER = x509.ObjectIdentifier("2.23.133.2.1")  # EK Credential Profile 3.1.2

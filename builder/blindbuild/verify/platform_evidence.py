@@ -62,7 +62,7 @@ def appraise_published_evidence(
     steps = Checklist(titles)
     publication = judge_publication(steps, basis)
     expected = Expected(
-        references=_references(publication, basis.policy.platform),
+        references=_references(publication, basis.policy.platforms),
         bound=_bound(publication, nonce, spki),
         now=basis.now,
         nonce=nonce,
@@ -82,13 +82,13 @@ def _bound(publication: Publication | None, nonce: bytes, spki: bytes) -> bytes:
     return bound_data(nonce=nonce, spki=spki, statement=publication.digest)
 
 
-def _references(publication: Publication | None, platform: str | None) -> tuple[Reference, ...]:
+def _references(publication: Publication | None, platforms: frozenset[str]) -> tuple[Reference, ...]:
     if publication is None:
         return ()
     return tuple(
         Reference(each.identifier, each.kind, each.measurements)
         for each in publication.statement.platforms
-        if each.measurements and platform in (None, each.identifier)
+        if each.measurements and (not platforms or each.identifier in platforms)
     )
 
 

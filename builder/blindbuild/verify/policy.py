@@ -12,7 +12,27 @@ from blindbuild.manifest import TrustRoots
 from blindbuild.manifest.words import DEFAULT_CHANNEL
 
 if TYPE_CHECKING:  # a log is loaded by those who ask for one
+    from blindbuild.formats.tlog_policy import LogPolicy
     from blindbuild.verify.tlog import RequiredLog
+
+DEFAULT_CLOCK_SKEW_S = 60
+DEFAULT_SESSION_S = 3600
+DEFAULT_EVIDENCE_AGE_S = 120  # from drawing the nonce to the verdict; an emulated machine takes seconds
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedMachines:
+    """The only machines that are accepted; each set that is not empty must have the machine.
+
+    Attributes:
+        attestation_keys: TPM names of attestation keys, in hex.
+        endorsement_keys: TPM names of endorsement keys, in hex.
+        instances: names of machines as a cloud certifies them, in the form of `formats.gce.instance_name`.
+    """
+
+    attestation_keys: frozenset[str] = frozenset()
+    endorsement_keys: frozenset[str] = frozenset()
+    instances: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +47,20 @@ class Policy:
         require_release: refuse a statement that nobody says is current.
         required_closed: channels that the ledger must show to be closed: its ids, or names of groups of them
             (`verify.channels.CHANNEL_GROUPS`).
-        platform: the platform of the statement that must match, or None for any one of them.
+        platforms: platforms of the statement of which one must match; empty for any one of them.
+        memory_confidentiality: what the statement must say of the machine's memory, one of these; empty for
+            whatever it says.
+        machines: the only machines that are accepted, or None for any that the trust file believes.
+        require_crls: refuse a certificate whose issuer has no current list of what it revoked.
+        require_secure_boot: refuse a machine whose firmware did not say that Secure Boot was on.
+        required_log: which transparency log must have the release, or None.
         image: SHA-256 of the image that the statement must be about, or None when the caller holds none.
         channel: the line of releases that is wanted; the release says which one it belongs to.
         minimum_tpm_firmware: the lowest firmwareVersion of the TPM that is accepted, or None.
         clock_skew_s: how far the signer's clock may be ahead of ours.
         session_s: how long an accepted session may be used before it must be attested again.
+        evidence_age_s: how old a nonce may be when its evidence is judged.
+        release_age_s: how long ago the release may have become valid, or None for its whole validity.
     """
 
     allow_test_tpm: bool = False
@@ -40,12 +68,19 @@ class Policy:
     allow_unsafe_clock: bool = False
     require_release: bool = True
     required_closed: frozenset[str] = frozenset()
-    platform: str | None = None
+    platforms: frozenset[str] = frozenset()
+    memory_confidentiality: frozenset[str] = frozenset()
+    machines: AllowedMachines | None = None
+    require_crls: bool = False
+    require_secure_boot: bool = False
+    required_log: LogPolicy | None = None
     image: Digest | None = None
     channel: str = DEFAULT_CHANNEL
     minimum_tpm_firmware: int | None = None
-    clock_skew_s: int = 60
-    session_s: int = 3600
+    clock_skew_s: int = DEFAULT_CLOCK_SKEW_S
+    session_s: int = DEFAULT_SESSION_S
+    evidence_age_s: int = DEFAULT_EVIDENCE_AGE_S
+    release_age_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +114,7 @@ class Basis:
         ledger: the bytes of channels.json, or None when they are not at hand.
         log: the transparency log that must have the release, or None when none is asked for.
         rebuilds: DSSE envelopes over rebuild records; they count when the trust file names rebuilders.
+        crls: certificate revocation lists, DER or PEM, of the authorities that the trust file pins.
     """
 
     envelope: bytes
@@ -90,3 +126,4 @@ class Basis:
     ledger: bytes | None = None
     log: RequiredLog | None = None
     rebuilds: Sequence[bytes] = ()
+    crls: Sequence[bytes] = ()

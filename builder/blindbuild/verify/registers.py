@@ -73,18 +73,18 @@ def match_platform(
         statement: what was promised.
         bank: the bank of the values.
         values: the 24 quoted ones.
-        policy: may name the platform.
+        policy: may name platforms.
         operator_run: A4 led to a test root; only then the firmware need not be pinned.
 
     Raises:
         VerificationError: no platform of that name, kind or bank, or rules that leave out too much.
     """
-    named = [p for p in statement.platforms if policy.platform in (None, p.identifier)]
+    named = [p for p in statement.platforms if not policy.platforms or p.identifier in policy.platforms]
     if not named:
         raise refuse(
             "E2",
             "platform-unknown",
-            f"expected platform {policy.platform}, got a statement about "
+            f"expected platform {' or '.join(sorted(policy.platforms))}, got a statement about "
             + ", ".join(p.identifier for p in statement.platforms),
         )
     usable = [p for p in named if p.kind in KNOWN_KINDS and bank in p.banks]

@@ -13,9 +13,8 @@ from typing import TypeVar
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import FormatError, VerificationError
 from blindbuild.formats.canonical import JsonValue, canonical_bytes, parse_json
-from blindbuild.formats.certificate import MAX_CERTIFICATE
 from blindbuild.formats.fields import Fields, encode_base64
-from blindbuild.formats.tpm2 import MAX_STRUCTURE
+from blindbuild.formats.tpm2 import MAX_CERTIFICATE, MAX_STRUCTURE
 from blindbuild.measure.classification import REGISTER_COUNT
 
 PROFILE = "tls-spki-quote-v1"
@@ -42,11 +41,17 @@ class StoredCertificate:
 
 @dataclass(frozen=True, slots=True)
 class Endorsement:
-    """The attester's keys: certificates, TPM2B_PUBLIC of endorsement key and attestation key."""
+    """The attester's keys: certificates, TPM2B_PUBLIC of endorsement key and attestation key.
+
+    Attributes:
+        ak_certificate: that of the attestation key as an NV index holds it, padding included, where somebody
+            certified it; None elsewhere.
+    """
 
     ek_certificates: tuple[StoredCertificate, ...]
     ek_public: bytes
     ak_public: bytes
+    ak_certificate: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +167,12 @@ def _read_session(value: JsonValue) -> RecordedSession:
 
 
 def _read_endorsement(value: JsonValue) -> Endorsement:
-    fields = Fields(value, "endorsement", required=("version", "ekCertificates", "ekPublic", "akPublic"))
+    fields = Fields(
+        value,
+        "endorsement",
+        required=("version", "ekCertificates", "ekPublic", "akPublic"),
+        optional=("akCertificate",),
+    )
     fields.integer("version", minimum=1, maximum=1)
     certificates = []
     for index, entry in enumerate(fields.array("ekCertificates", maximum=_MAX_EK_CERTIFICATES)):
@@ -175,6 +185,9 @@ def _read_endorsement(value: JsonValue) -> Endorsement:
         ek_certificates=tuple(certificates),
         ek_public=fields.base64("ekPublic", max_bytes=MAX_STRUCTURE),
         ak_public=fields.base64("akPublic", max_bytes=MAX_STRUCTURE),
+        ak_certificate=(
+            fields.base64("akCertificate", max_bytes=MAX_CERTIFICATE) if "akCertificate" in fields else None
+        ),
     )
 
 
@@ -213,7 +226,7 @@ def _optional_secret(fields: Fields, key: str) -> bytes | None:
 
 
 def _write_endorsement(endorsement: Endorsement) -> JsonValue:
-    return {
+    value: dict[str, JsonValue] = {
         "version": 1,
         "ekCertificates": [
             {"nvIndex": f"0x{stored.nv_index:08x}", "certificate": encode_base64(stored.data)}
@@ -222,6 +235,9 @@ def _write_endorsement(endorsement: Endorsement) -> JsonValue:
         "ekPublic": encode_base64(endorsement.ek_public),
         "akPublic": encode_base64(endorsement.ak_public),
     }
+    if endorsement.ak_certificate is not None:
+        value["akCertificate"] = encode_base64(endorsement.ak_certificate)
+    return value
 
 
 def _write_evidence(evidence: Evidence) -> JsonValue:
