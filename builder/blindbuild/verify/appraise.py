@@ -36,6 +36,7 @@ from blindbuild.verify.replay import judge_log
 from blindbuild.verify.session import RecordedSession
 
 if TYPE_CHECKING:  # a log is loaded by those who ask for one
+    from blindbuild.verify.current import CurrentView
     from blindbuild.verify.tlog import RequiredLog
 
 RECORDED = "recorded session: it proves nothing about now, whoever wrote the file knew nonce and secret"
@@ -66,9 +67,12 @@ def check_publication(
     ledger: bytes | None = None,
     log: RequiredLog | None = None,
     rebuilds: Sequence[bytes] = (),
+    current: CurrentView | None = None,
 ) -> Appraisal:
     """Judge what was published, before any server is asked; the appraisal can fail but never accept."""
-    basis = Basis(envelope, release, trust, now, policy, history, ledger, log, rebuilds=rebuilds)
+    basis = Basis(
+        envelope, release, trust, now, policy, history, ledger, log, rebuilds=rebuilds, current=current
+    )
     steps = Checklist(_titles(basis))
     publication = judge_publication(steps, basis)
     return _appraisal(steps, publication, None, None, None, live=False)
@@ -86,6 +90,7 @@ def appraise(
     ledger: bytes | None = None,
     log: RequiredLog | None = None,
     rebuilds: Sequence[bytes] = (),
+    current: CurrentView | None = None,
 ) -> Appraisal:
     """Judge one session.
 
@@ -100,11 +105,14 @@ def appraise(
         ledger: the bytes of channels.json, or None when they are not at hand.
         log: the transparency log that must have the release, or None when none is asked for.
         rebuilds: DSSE envelopes over rebuild records; they count when the trust file names rebuilders.
+        current: what a refresh of the TUF repository has established, whose root the trust file pins.
 
     Returns:
         The appraisal; a mismatch is never raised, `accepted()` does that.
     """
-    basis = Basis(envelope, release, trust, now, policy, history, ledger, log, rebuilds=rebuilds)
+    basis = Basis(
+        envelope, release, trust, now, policy, history, ledger, log, rebuilds=rebuilds, current=current
+    )
     steps = Checklist(_titles(basis))
     publication = judge_publication(steps, basis)
     rule = DEFAULT_ATTESTATION_KEY if publication is None else publication.statement.attestation_key
@@ -186,7 +194,15 @@ def _same_statement(session: RecordedSession, publication: Publication) -> tuple
 def _titles(basis: Basis) -> dict[str, str]:
     log = LOG_TITLES if basis.log is not None else {}
     rebuilds = REBUILD_TITLES if basis.trust.rebuilders else {}
-    return TITLES | log | rebuilds
+    return TITLES | log | rebuilds | _current_titles(basis)
+
+
+def _current_titles(basis: Basis) -> dict[str, str]:
+    if basis.trust.tuf_root is None and basis.current is None:
+        return {}
+    from blindbuild.verify.current import CURRENT_TITLES
+
+    return CURRENT_TITLES
 
 
 def _complete(steps: Checklist, basis: Basis) -> bool:
@@ -206,6 +222,8 @@ def _accept(
     statement, release = judged.publication.statement, judged.publication.release
     name = judged.key.public.name()
     expires = basis.now + basis.policy.session_s
+    if basis.current is not None:
+        expires = min(expires, basis.current.expires)
     clocks = {**(basis.history.clocks if basis.history else {}), name.hex(): judged.quote.clock}
     return AcceptedSession(
         product=statement.name,

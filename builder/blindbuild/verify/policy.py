@@ -13,6 +13,7 @@ from blindbuild.manifest.words import DEFAULT_CHANNEL
 
 if TYPE_CHECKING:  # a log is loaded by those who ask for one
     from blindbuild.formats.tlog_policy import LogPolicy
+    from blindbuild.verify.current import CurrentView
     from blindbuild.verify.tlog import RequiredLog
 
 DEFAULT_CLOCK_SKEW_S = 60
@@ -114,6 +115,7 @@ class Basis:
         ledger: the bytes of channels.json, or None when they are not at hand.
         log: the transparency log that must have the release, or None when none is asked for.
         rebuilds: DSSE envelopes over rebuild records; they count when the trust file names rebuilders.
+        current: what a refresh of the trust file's TUF repository has established; None where none is pinned.
         crls: certificate revocation lists, DER or PEM, of the authorities that the trust file pins.
     """
 
@@ -126,4 +128,5 @@ class Basis:
     ledger: bytes | None = None
     log: RequiredLog | None = None
     rebuilds: Sequence[bytes] = ()
+    current: CurrentView | None = None
     crls: Sequence[bytes] = ()

@@ -37,13 +37,18 @@ class Publication:
 
 
 def judge_publication(steps: Checklist, basis: Basis) -> Publication | None:
-    """Run steps M2 to M14 and P1 to P3; return what is vouched for, or None when nothing is.
+    """Run steps M1 to M14 and P1 to P3; return what is vouched for, or None when nothing is.
 
     A statement that is well signed is returned even when it is withdrawn, too old or for debugging: the
     failed step refuses it, and the evidence is still explained by it.
     """
+    followed = basis.trust.tuf_root is not None or basis.current is not None
+    if followed:
+        from blindbuild.verify.current import judge_current
+
+        basis = judge_current(steps, basis)
     trust, image = basis.trust, basis.policy.image
-    steps.run("M2", partial(_keys_differ, trust))
+    steps.run("M2", partial(_keys_differ, trust), needs=("M1",) if followed else ())
     payload = steps.run("M4", partial(_open_statement, basis.envelope, trust), needs=("M2",))
     parsed = steps.run("M6", lambda: _parse(found(payload)), needs=("M4",))
     if image is None:
@@ -51,7 +56,11 @@ def judge_publication(steps: Checklist, basis: Basis) -> Publication | None:
     else:
         steps.run("M7", lambda: _about_image(found(parsed).statement, found(image)), needs=("M6",))
     steps.run("M8", lambda: _about_product(found(parsed).statement, trust), needs=("M6",))
-    release = _judge_release(steps, basis, parsed)
+    release = None if followed else _judge_release(steps, basis, parsed)
+    if followed:
+        from blindbuild.verify.current import judge_target
+
+        judge_target(steps, basis)
     _judge_sequence(steps, basis.history, parsed)
     checkpoint = _judge_log(steps, basis)
     digest = None if parsed is None else parsed.digest
