@@ -5,6 +5,7 @@ A test of bad input 89 is marked, and says through one of these functions what i
     @pytest.mark.bad_input(89)
     def test_...():
         refused(judge(...), "Q5:not-made-by-a-tpm")          # an Appraisal: exactly these reasons
+        refused(judge(...), "M6:malformed", saying="duplicate key")  # one reason of many causes
         with refusing("Q10:malformed"): parse_session(...)   # a VerificationError of this step and reason
         with refusing("17 bytes", TlogError): parse(...)     # another of our errors, with this in its message
         accepted(judge(...))                                 # inputs that must be taken, such as 6 and 12
@@ -31,6 +32,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from blindbuild.errors import BlindbuildError, VerificationError
+from blindbuild.verify import Step
 from tests.bad_input_list import BAD_INPUTS, SECTIONS
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +61,7 @@ class _Judged(Protocol):
 
     verdict: object
     reasons: frozenset[str]
+    failed: tuple[Step, ...]
 
 
 class _Current:
@@ -72,13 +75,19 @@ def record(reason: str) -> None:
         _Current.item.user_properties.append(said)
 
 
-def refused(appraisal: _Judged, *expected: str) -> None:
-    """Assert that exactly these `step:reason` failed and nothing was accepted; record them."""
+def refused(appraisal: _Judged, *expected: str, saying: str = "") -> None:
+    """Assert that exactly these `step:reason` failed and nothing was accepted; record them.
+
+    Args:
+        expected: at least one.
+        saying: what the first failed step's detail contains, where one reason stands for many causes.
+    """
     assert expected
-    assert appraisal.reasons == set(expected)
+    assert appraisal.reasons == set(expected), [step.detail for step in appraisal.failed]
     assert appraisal.verdict is None
+    assert saying in appraisal.failed[0].detail
     for reason in expected:
-        record(reason)
+        record(f"{reason}: {saying}" if saying else reason)
 
 
 def accepted(appraisal: _Judged) -> None:

@@ -78,10 +78,14 @@ class TpmAuthority:
     """A root and an issuer below it that sign endorsement certificates."""
 
     def __init__(
-        self, name: str = "test", rules: AuthorityRules = AuthorityRules(), root_path_length: int = 1
+        self,
+        name: str = "test",
+        rules: AuthorityRules = AuthorityRules(),
+        root_path_length: int = 1,
+        issuer_key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
     ) -> None:
         self._root_key = ec.generate_private_key(ec.SECP256R1())
-        self._issuer_key = ec.generate_private_key(ec.SECP256R1())
+        self._issuer_key = issuer_key or ec.generate_private_key(ec.SECP256R1())
         self._root_name, self._issuer_name = _name(f"{name} root"), _name(f"{name} issuer")
         root_rules = AuthorityRules(path_length=root_path_length)
         self.root = self._authority(self._root_name, self._root_key, root_rules)
