@@ -118,6 +118,7 @@ class Judge:
     release: bytes | None = None
     no_release: bool = False
     ledger: bytes | None = None
+    rebuilds: tuple[bytes, ...] = ()
 
     def but(self, **changes) -> Judge:
         return replace(self, **changes)
@@ -134,6 +135,7 @@ class Judge:
             policy=self.policy,
             history=self.history,
             ledger=self.ledger,
+            rebuilds=self.rebuilds,
         )
 
 

@@ -249,7 +249,7 @@ RELEASE_CONTENT = {
     "another version": ({"version": "1.0.1"}, "M9:release-disagrees"),
     "another sequence": ({"sequence": 43}, "M9:release-disagrees"),
     "ends before it begins": ({"validUntil": "2025-01-01T00:00:00Z"}, "M9:release-malformed"),
-    "an unknown field": ({"channel": "x"}, "M9:release-malformed"),
+    "an unknown field": ({"line": "x"}, "M9:release-malformed"),
 }
 
 

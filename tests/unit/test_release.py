@@ -24,7 +24,9 @@ REFUSED = {
     "Arabic digits": ({"validFrom": "٢٠٢٦-01-01T00:00:00Z"}, "expected a time such as"),
     "final newline": ({"validFrom": "2026-01-01T00:00:00Z\n"}, "expected a time such as"),
     "before 1970": ({"validFrom": "1969-12-31T23:59:59Z"}, "expected a time from 1970"),
-    "unknown field": ({"channel": "stable"}, "unknown 'channel'"),
+    "unknown field": ({"line": "stable"}, "unknown 'line'"),
+    "a channel that is no name": ({"channel": "../x"}, "release.channel: expected"),
+    "the default channel written out": ({"channel": "stable"}, "expected another channel than the default"),
     "type": ({"_type": "urn:blindbuild:release:v2"}, "_type: expected"),
     "sequence": ({"sequence": 1.5}, "expected an integer"),
     "product": ({"product": "../x"}, "release.product: expected"),
@@ -41,10 +43,15 @@ def test_a_release_that_breaks_a_rule_is_refused(name: str) -> None:
     assert message in caught.value.message
 
 
-@pytest.mark.parametrize("replaces", [{}, {"replaces": {"sha256": "ab" * 32}}])
-def test_a_release_writes_back_to_the_same_bytes(replaces: dict) -> None:
-    data = rfc8785.dumps(VALUE | replaces)
+@pytest.mark.parametrize("more", [{}, {"replaces": {"sha256": "ab" * 32}}, {"channel": "beta"}])
+def test_a_release_writes_back_to_the_same_bytes(more: dict) -> None:
+    data = rfc8785.dumps(VALUE | more)
     assert release_bytes(parse_release(data)) == data
+
+
+def test_a_release_without_a_channel_is_on_the_default_one() -> None:
+    assert parse_release(rfc8785.dumps(VALUE)).channel == "stable"
+    assert parse_release(rfc8785.dumps(VALUE | {"channel": "beta"})).channel == "beta"
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blindbuild.client.state import StateStore
-from blindbuild.digest import HashAlgorithm
+from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.formats.canonical import JsonValue
 from blindbuild.manifest import TrustRoots
 from blindbuild.verify import (
@@ -41,6 +41,7 @@ class Expectation:
         remember: record what is accepted; if not, what was recorded before still counts.
         ledger: the bytes of channels.json, or None; a policy that wants channels closed needs them.
         log: the transparency log that must have the release, or None when none is asked for.
+        rebuilds: DSSE envelopes over rebuild records; they count when the trust file names rebuilders.
         audit: told of each decision, before data may be sent; what it raises refuses the server.
     """
 
@@ -54,6 +55,7 @@ class Expectation:
     remember: bool = True
     ledger: bytes | None = None
     log: LogCheck | None = None
+    rebuilds: Sequence[bytes] = ()
     audit: Audit | None = None
 
     def now(self) -> int:
@@ -61,8 +63,8 @@ class Expectation:
         return int(self.clock())
 
     def history(self) -> History | None:
-        """Return what was accepted before in this trust domain."""
-        return None if self.state is None else self.state.read(self.trust.domain)
+        """Return what was accepted before in this trust domain, on this channel."""
+        return None if self.state is None else self.state.read(self._domain())
 
     def required_log(self, now: int) -> RequiredLog | None:
         """Return what the log is judged by; its files are read when it shows something new.
@@ -82,6 +84,7 @@ class Expectation:
             history=self.history(),
             ledger=self.ledger,
             log=log,
+            rebuilds=self.rebuilds,
         )
 
     def appraise(self, session: RecordedSession, *, now: int, log: RequiredLog | None) -> Appraisal:
@@ -96,6 +99,7 @@ class Expectation:
             history=self.history(),
             ledger=self.ledger,
             log=log,
+            rebuilds=self.rebuilds,
         )
 
     def record(self, accepted: AcceptedSession) -> None:
@@ -103,7 +107,10 @@ class Expectation:
         if self.log is not None and self.remember:
             self.log.record(accepted.checkpoint)
         if self.state is not None and self.remember:
-            self.state.record(self.trust.domain, accepted.history)
+            self.state.record(self._domain(), accepted.history)
+
+    def _domain(self) -> Digest:
+        return self.trust.domain_of(self.policy.channel)
 
     def same_basis(self, other: Expectation) -> bool:
         """Return whether a server that was judged by one of them need not be judged by the other."""
@@ -118,6 +125,7 @@ class Expectation:
             self.bank,
             self.ledger,
             self.log is None,
+            tuple(self.rebuilds),
         )
 
 
