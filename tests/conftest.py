@@ -25,3 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         booting = item.path.parent.name == "boot"
         item.add_marker(pytest.mark.xdist_group("boot" if booting else item.nodeid.partition("::")[0]))
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Name bytes by their place: some hold fresh keys, and all processes must know a test by one name."""
+    return argname if isinstance(val, bytes) else None
