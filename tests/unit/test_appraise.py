@@ -769,7 +769,7 @@ def test_a_check_that_breaks_fails_its_step_and_the_session(monkeypatch: pytest.
     def broken(*_arguments: object) -> None:
         raise RuntimeError("\x1b[2J")
 
-    monkeypatch.setattr("blindbuild.verify.endorse._check_profile", broken)
+    monkeypatch.setattr("blindbuild.verify.endorse_certificate.check_ek_profile", broken)
     appraisal = judge(session())
     refused(appraisal, "A9:internal-error")
     assert "RuntimeError" in appraisal.failed[0].detail
@@ -780,7 +780,7 @@ def test_a_name_in_a_certificate_cannot_steer_a_terminal(monkeypatch: pytest.Mon
     def quote_the_subject(*_arguments: object) -> None:
         raise PathError("no path for <Certificate(subject=<Name(CN=\x1b[2J\nok)>)>")
 
-    monkeypatch.setattr("blindbuild.verify.endorse._verify_path", quote_the_subject)
+    monkeypatch.setattr("blindbuild.verify.certificate_path.verify_path", quote_the_subject)
     appraisal = judge(session())
     assert "A4:certificate-path" in appraisal.reasons
     assert all(step.detail.isprintable() for step in appraisal.steps if step.detail)

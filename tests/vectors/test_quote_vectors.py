@@ -16,7 +16,8 @@ from blindbuild.formats.certificate import parse_certificate, parse_pem_certific
 from blindbuild.formats.tpm2 import parse_quote, parse_signature
 from blindbuild.formats.tpmkey import Attribute, parse_public, parse_sized_public
 from blindbuild.verify.checklist import Checklist
-from blindbuild.verify.endorse import _check_profile, _verify_path
+from blindbuild.verify.certificate_path import verify_path
+from blindbuild.verify.endorse_certificate import check_ek_profile
 from blindbuild.verify.quote import QuoteExpectation, judge_signature, judge_values
 
 VECTORS = Path(__file__).resolve().parents[2].parent / "shared" / "vectors" / "quotes"
@@ -127,8 +128,8 @@ def test_a_software_tpms_certificate_leads_to_its_authority() -> None:
     certificate = parse_certificate(trim_padding((SWTPM / "ek-rsa.cert.der").read_bytes()))
     root = parse_pem_certificate((SWTPM / "swtpm-localca.root.pem").read_text())
     issuer = parse_pem_certificate((SWTPM / "swtpm-localca.issuer.pem").read_text())
-    assert _verify_path(certificate, (root,), (issuer,), NOW) == root
-    assert _check_profile(certificate)[1] == "id:00001014 swtpm id:20191023"
+    assert verify_path(certificate, (root,), (issuer,), NOW) == (certificate, issuer, root)
+    assert check_ek_profile(certificate)[1] == "id:00001014 swtpm id:20191023"
 
 
 @pytest.mark.parametrize("bank", ["sha1", "sha256", "sha384"])
@@ -153,4 +154,4 @@ def test_a_cloud_machines_certificate_leads_to_its_root() -> None:
     certificate = parse_certificate((GCE / "nonce9009.akcert.der").read_bytes())
     root = parse_certificate((GCE / "ca-tpm_ek_root_1.cer").read_bytes())
     issuer = parse_certificate((GCE / "ca-tpm_ek_intermediate_2.crt").read_bytes())
-    assert _verify_path(certificate, (root,), (issuer,), NOW) == root
+    assert verify_path(certificate, (root,), (issuer,), NOW) == (certificate, issuer, root)

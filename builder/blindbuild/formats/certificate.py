@@ -13,12 +13,14 @@ from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from blindbuild.errors import FormatError
 from blindbuild.formats.tpm2 import MAX_CERTIFICATE
 
+TCG_KP_AIK_CERTIFICATE = x509.ObjectIdentifier("2.23.133.8.3")  # TCG AIK Certificate Profile
 TCG_KP_EK_CERTIFICATE = x509.ObjectIdentifier("2.23.133.8.1")  # EK Credential Profile 3.2.16
 MAX_SERIAL_BITS = 160  # RFC 5280 4.1.2.2: 20 octets
 _MANUFACTURER = x509.ObjectIdentifier("2.23.133.2.1")  # EK Credential Profile 3.1.2
@@ -130,13 +132,24 @@ def serial_number(certificate: Certificate) -> int:
     return serial
 
 
-def rsa_modulus(certificate: Certificate) -> tuple[int, int] | None:
-    """Return modulus and exponent of the certified key, or None if it is not an RSA key."""
+def certified_key(certificate: Certificate) -> tuple[str, int, int] | None:
+    """Return the certified key as its kind and two numbers, or None for a kind that signs no quotes.
+
+    Returns:
+        `rsa`, modulus and exponent; or the curve's name, x and y.
+    """
     key = _readable(certificate.parsed.public_key)
-    if not isinstance(key, RSAPublicKey):
-        return None
-    numbers = key.public_numbers()
-    return numbers.n, numbers.e
+    if isinstance(key, RSAPublicKey):
+        return "rsa", key.public_numbers().n, key.public_numbers().e
+    if isinstance(key, EllipticCurvePublicKey):
+        return key.curve.name, key.public_numbers().x, key.public_numbers().y
+    return None
+
+
+def key_usages(certificate: Certificate) -> frozenset[str]:
+    """Return what the certified key may be used for, in RFC 5280's words; empty if it is not said."""
+    usage = _find(_readable(lambda: certificate.parsed.extensions), x509.KeyUsage)
+    return _usages(usage.value) if usage else frozenset()
 
 
 def is_signing_authority(certificate: Certificate, *, below: int) -> bool:

@@ -8,7 +8,7 @@ from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import VerificationError
 from blindbuild.formats.canonical import JsonValue
 from blindbuild.manifest import format_time
-from blindbuild.verify.checklist import Outcome, Step
+from blindbuild.verify.checklist import FAULT, Outcome, Step
 from blindbuild.verify.explain import Difference
 from blindbuild.verify.policy import History
 from blindbuild.verify.registers import RegisterResult
@@ -124,6 +124,18 @@ class Appraisal:
             "registers": [_register_json(result) for result in self.registers],
             "differences": [_difference_json(difference) for difference in self.differences],
         }
+
+
+def broken_appraisal(error: Exception, *, live: bool) -> Appraisal:
+    """Return the refusal for a verifier that broke outside of its steps; its text may quote what broke it."""
+    step = Step(
+        "C7",
+        "the verifier came to an end",
+        Outcome.FAILED,
+        f"the verifier itself broke: {type(error).__name__}",
+        "internal-error",
+    )
+    return Appraisal((step,), (), (), (), (FAULT,), None, None, live, None)
 
 
 def _step_json(step: Step) -> JsonValue:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from blindbuild.formats.tcglog import ReplayedLog
 from blindbuild.formats.tpm2 import Quote
 from blindbuild.manifest import DEFAULT_ATTESTATION_KEY, TrustRoots
-from blindbuild.verify.appraisal import _PROOF, AcceptedSession, Appraisal
+from blindbuild.verify.appraisal import _PROOF, AcceptedSession, Appraisal, broken_appraisal
 from blindbuild.verify.checklist import LOG_TITLES, TITLES, Checklist, Outcome, found, refuse
-from blindbuild.verify.endorse import AttestationKey, judge_endorsement
+from blindbuild.verify.endorse import AttestationKey, TrustMode, judge_endorsement, trust_mode
 from blindbuild.verify.explain import explain_differences
 from blindbuild.verify.policy import Basis, History, Policy
 from blindbuild.verify.publication import Publication, judge_publication
@@ -33,6 +33,7 @@ from blindbuild.verify.quote import (
 from blindbuild.verify.rebuilders import REBUILD_TITLES
 from blindbuild.verify.registers import PlatformMatch, check_registers, match_platform
 from blindbuild.verify.replay import judge_log
+from blindbuild.verify.secure_boot import judge_secure_boot
 from blindbuild.verify.session import RecordedSession
 
 if TYPE_CHECKING:  # a log is loaded by those who ask for one
@@ -40,10 +41,9 @@ if TYPE_CHECKING:  # a log is loaded by those who ask for one
     from blindbuild.verify.tlog import RequiredLog
 
 RECORDED = "recorded session: it proves nothing about now, whoever wrote the file knew nonce and secret"
-# steps that may not apply; every other one must have passed
-_OPTIONAL = frozenset({"M7", "M9", "M10", "M13", "Q14"})
-_CHANNELS = frozenset({"P2", "P3"})  # unless a channel must be closed
-_CERTIFIED_ONLY = frozenset({"A6", "A9", "A4", "A11", "A8"})
+# M13 is skipped at first use of a log, or when its files are not at hand and its witnesses have compared
+_OPTIONAL = frozenset({"M13"})
+_CERTIFIED_ONLY = frozenset({"A6", "A9", "A4", "A7", "A11", "A8"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,7 @@ def appraise(
     log: RequiredLog | None = None,
     rebuilds: Sequence[bytes] = (),
     current: CurrentView | None = None,
+    crls: Sequence[bytes] = (),
 ) -> Appraisal:
     """Judge one session.
 
@@ -106,13 +107,31 @@ def appraise(
         log: the transparency log that must have the release, or None when none is asked for.
         rebuilds: DSSE envelopes over rebuild records; they count when the trust file names rebuilders.
         current: what a refresh of the TUF repository has established, whose root the trust file pins.
+        crls: certificate revocation lists, DER or PEM.
 
     Returns:
         The appraisal; a mismatch is never raised, `accepted()` does that.
     """
     basis = Basis(
-        envelope, release, trust, now, policy, history, ledger, log, rebuilds=rebuilds, current=current
+        envelope,
+        release,
+        trust,
+        now,
+        policy,
+        history,
+        ledger,
+        log,
+        rebuilds=rebuilds,
+        current=current,
+        crls=crls,
     )
+    try:
+        return _appraise(session, basis)
+    except Exception as error:  # C7: what breaks has not passed, and a caller need not know what can break
+        return broken_appraisal(error, live=session.live)
+
+
+def _appraise(session: RecordedSession, basis: Basis) -> Appraisal:
     steps = Checklist(_titles(basis))
     publication = judge_publication(steps, basis)
     rule = DEFAULT_ATTESTATION_KEY if publication is None else publication.statement.attestation_key
@@ -120,7 +139,7 @@ def appraise(
     key = judge_endorsement(steps, session, basis, rule)
     quote = _judge_quote(steps, session, key, basis)
     operator_run = key is not None and key.operator_run
-    match, replayed = _judge_registers(steps, session, publication, policy, operator_run=operator_run)
+    match, replayed = _judge_registers(steps, session, publication, basis.policy, operator_run=operator_run)
     if not session.live:
         steps.warn(RECORDED)
     verdict = None
@@ -170,7 +189,9 @@ def _judge_registers(
         needs=("M6", "Q9"),
     )
     steps.run("E1", lambda: check_registers(found(match)), needs=("E2", "Q9"))
-    return match, judge_log(steps, session.evidence, match)
+    log = judge_log(steps, session.evidence, match)
+    judge_secure_boot(steps, policy, log)
+    return match, log
 
 
 def _same_statement(session: RecordedSession, publication: Publication) -> tuple[None, str]:
@@ -192,7 +213,8 @@ def _same_statement(session: RecordedSession, publication: Publication) -> tuple
 
 
 def _titles(basis: Basis) -> dict[str, str]:
-    log = LOG_TITLES if basis.log is not None else {}
+    wants_log = basis.log is not None or basis.policy.required_log is not None
+    log = LOG_TITLES if wants_log else {}
     rebuilds = REBUILD_TITLES if basis.trust.rebuilders else {}
     return TITLES | log | rebuilds | _current_titles(basis)
 
@@ -205,13 +227,32 @@ def _current_titles(basis: Basis) -> dict[str, str]:
     return CURRENT_TITLES
 
 
+def _may_be_skipped(basis: Basis) -> frozenset[str]:
+    """Return the steps that need not apply, by what the relying party asks for."""
+    policy, mode = basis.policy, trust_mode(basis.trust)
+    asked = {
+        "M7": policy.image is not None,
+        "M9": policy.require_release and basis.trust.tuf_root is None,
+        "M10": basis.history is not None,
+        "Q14": policy.minimum_tpm_firmware is not None,
+        "P2": bool(policy.required_closed),
+        "P3": bool(policy.required_closed),
+        "P4": bool(policy.memory_confidentiality),
+        "A7": policy.require_crls or bool(basis.crls),
+        "A10": policy.machines is not None,
+        "E11": policy.require_secure_boot,
+    }
+    skippable = _OPTIONAL | {step for step, wanted in asked.items() if not wanted}
+    if mode is TrustMode.PINNED_KEY:
+        return skippable | _CERTIFIED_ONLY
+    return skippable | {"A8"} if mode is TrustMode.AK_CERTIFICATE else skippable
+
+
 def _complete(steps: Checklist, basis: Basis) -> bool:
     """Return whether every step there is passed, but those that need not apply."""
-    optional = _OPTIONAL | (_CERTIFIED_ONLY if basis.trust.attestation_keys else frozenset())
-    if not basis.policy.required_closed:
-        optional |= _CHANNELS
+    skippable = _may_be_skipped(basis)
     return {step.id for step in steps.steps} == _titles(basis).keys() and all(
-        step.outcome is Outcome.OK or (step.outcome is Outcome.SKIPPED and step.id in optional)
+        step.outcome is Outcome.OK or (step.outcome is Outcome.SKIPPED and step.id in skippable)
         for step in steps.steps
     )
 

@@ -21,16 +21,19 @@ TITLES = {
     "P1": "the image is not a debug image",
     "P2": "the channel ledger is the one that the statement pins",
     "P3": "the channels that must be closed are closed",
+    "P4": "the memory is as confidential as it must be",
     "C1": "the statement judged by is the one that was asked for",
     "A1": "one way to believe the TPM",
     "A2": "the attestation key cannot leave its TPM and signs nothing else",
     "A3": "the attestation key is a P-256 key on its curve",
-    "A6": "the endorsement certificate is one certificate",
-    "A9": "the endorsement certificate follows its profile",
-    "A4": "the endorsement certificate leads to a pinned root",
+    "A6": "the key's certificate is one certificate",
+    "A9": "the key's certificate follows its profile",
+    "A4": "the key's certificate leads to a pinned root",
+    "A7": "no certificate on the way was revoked",
     "A5": "the certified key is the key at hand",
     "A11": "the TPM is not a test TPM",
     "A8": "the TPM holds both keys now",
+    "A10": "the machine is one of those that are allowed",
     "Q1": "the nonce is long enough to be unique",
     "Q3": "the signature scheme is the key's own",
     "Q4": "the signature is well formed",
@@ -54,13 +57,14 @@ TITLES = {
     "E7": "the described data is the measured data",
     "E6": "every event is of the stated type",
     "E10": "every event is the stated one, in order, and none is extra",
+    "E11": "the firmware said that Secure Boot is on",
 }
 # further steps of those whose policy asks for a transparency log; docs/spec/transparency-log.md
 LOG_TITLES = {
     "M12": "the release is in the log, signed by the log and seen by its witnesses",
     "M13": "the log is the one that was seen before, and only grew",
 }
-_REPORT = "save the session with --save and report it: this is a fault of blindbuild"
+FAULT = "save the session with --save and report it: this is a fault of blindbuild"
 _T = TypeVar("_T")
 
 
@@ -160,7 +164,7 @@ class Checklist:
             self._fail(step, "malformed", error.message, error.hint)
         except Exception as error:
             # a check that breaks has not passed; the text may quote what broke it, so it is not shown
-            self._fail(step, "internal-error", f"the check itself broke: {type(error).__name__}", _REPORT)
+            self._fail(step, "internal-error", f"the check itself broke: {type(error).__name__}", FAULT)
         else:
             self._record(step, Outcome.OK, detail)
             return value

@@ -8,7 +8,7 @@ from __future__ import annotations
 from blindbuild.manifest.platform_roots import NitroTrust, PlatformRoots, SnpTrust, TdxTrust
 from blindbuild.measure.launch_kinds import KIND_NITRO, KIND_SEV_SNP, KIND_TDX
 from blindbuild.verify import evidence, nitro, snp, tdx
-from blindbuild.verify.appraise import _CHANNELS, _OPTIONAL, _titles
+from blindbuild.verify.appraise import _may_be_skipped, _titles
 from blindbuild.verify.checklist import Checklist
 from blindbuild.verify.evidence import EvidenceAppraisal, Expected, Reference, ValueResult
 from blindbuild.verify.nitro import NitroEvidence, judge_nitro
@@ -69,9 +69,7 @@ def appraise_published_evidence(
         public_key=spki,
     )
     platform, values = _judge(steps, judged, roots, expected)
-    optional = _OPTIONAL | _skippable(judged, roots)
-    if not basis.policy.required_closed:
-        optional |= _CHANNELS
+    optional = _may_be_skipped(basis) | _skippable(judged, roots)
     return evidence.accept(steps, kind_of(judged), platform, values, titles=titles, optional=optional)
 
 

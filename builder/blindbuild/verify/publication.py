@@ -67,6 +67,7 @@ def judge_publication(steps: Checklist, basis: Basis) -> Publication | None:
     judge_rebuilds(steps, basis.rebuilds, digest, trust=trust, release_keys=trust.release_keys)
     steps.run("P1", lambda: _not_debug(found(parsed).statement, basis.policy, steps), needs=("M6",))
     judge_channels(steps, basis, None if parsed is None else parsed.statement)
+    _judge_memory(steps, basis.policy, parsed)
     return None if parsed is None else replace(parsed, release=release, checkpoint=checkpoint)
 
 
@@ -180,6 +181,14 @@ def _check_time(release: Release, basis: Basis) -> None:
             f"{format_time(release.valid_until)}",
             hint="fetch the current release",
         )
+    if policy.release_age_s is not None and now > release.valid_from + policy.release_age_s:
+        raise refuse(
+            "M9",
+            "release-too-old",
+            f"expected a release of the last {policy.release_age_s} s, got one from "
+            f"{format_time(release.valid_from)}",
+            hint="fetch the current release",
+        )
     # M9: a clock that was set back makes an old release look valid
     if history is not None and now + policy.clock_skew_s < history.time:
         raise refuse(
@@ -201,11 +210,21 @@ def _judge_sequence(steps: Checklist, history: History | None, parsed: Publicati
 
 def _judge_log(steps: Checklist, basis: Basis) -> bytes | None:
     # M12 and M13 are steps only for who asks for a log
-    if basis.log is None:
+    required = basis.policy.required_log
+    if basis.log is None or (required is not None and basis.log.policy != required):
+        if required is not None:
+            steps.run("M12", _other_log)
+            steps.skip("M13", "not reached: needs M12")
         return None
     from blindbuild.verify.tlog import judge_logged
 
     return judge_logged(steps, basis.log, basis.envelope, now=basis.now, skew_s=basis.policy.clock_skew_s)
+
+
+def _other_log() -> tuple[None, str]:
+    raise refuse(
+        "M12", "log-policy-mismatch", "expected to judge by the log that the policy asks for, got none"
+    )
 
 
 def _not_older(parsed: Publication, history: History) -> tuple[None, str]:
@@ -225,6 +244,26 @@ def _not_older(parsed: Publication, history: History) -> tuple[None, str]:
             hint="two statements with one sequence: keep both files, they prove it",
         )
     return None, f"sequence {sequence}, before {history.sequence}"
+
+
+def _judge_memory(steps: Checklist, policy: Policy, parsed: Publication | None) -> None:
+    if not policy.memory_confidentiality:
+        steps.skip("P4", "it is not asked for")
+        return
+    steps.run("P4", lambda: _memory_is_confidential(found(parsed).statement, policy), needs=("M6",))
+
+
+def _memory_is_confidential(statement: Statement, policy: Policy) -> tuple[None, str]:
+    stated = statement.memory_confidentiality
+    if stated not in policy.memory_confidentiality:
+        raise refuse(
+            "P4",
+            "memory-not-confidential",
+            f"expected memory protected by {' or '.join(sorted(policy.memory_confidentiality))}, "
+            f"got an image that states {stated}",
+            hint="the host can read this image's memory; only another machine and image help",
+        )
+    return None, f"{stated}, as stated"
 
 
 def _not_debug(statement: Statement, policy: Policy, steps: Checklist) -> tuple[None, str]:

@@ -110,12 +110,13 @@ def judge_values(
 def judge_machine(steps: Checklist, quote: Quote | None, public: PublicArea | None, basis: Basis) -> None:
     """Run steps Q11, Q12 and Q14: where the key lives, and the TPM's own counters."""
     steps.run("Q11", lambda: _check_signer(found(quote), found(public)), needs=("Q10", "A2"))
-    steps.run("Q12", lambda: _check_clock(found(quote), found(public), basis), needs=("Q10", "A2"))
+    # Q13, Part 1, 36.7: a TPM obfuscates its counters and firmware version for keys of other hierarchies
+    steps.run("Q12", lambda: _check_clock(found(quote), found(public), basis), needs=("Q11",))
     minimum = basis.policy.minimum_tpm_firmware
     if minimum is None:
         steps.skip("Q14", "no minimum is asked for")
     else:
-        steps.run("Q14", lambda: _check_firmware(found(quote), minimum or 0), needs=("Q10",))
+        steps.run("Q14", lambda: _check_firmware(found(quote), minimum or 0), needs=("Q11",))
 
 
 def judge_binding(steps: Checklist, quote: Quote | None, session: RecordedSession) -> None:
