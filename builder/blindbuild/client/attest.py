@@ -12,10 +12,11 @@ from blindbuild.client.expectation import Expectation, Expecting, current
 from blindbuild.client.http1 import Response
 from blindbuild.client.state import StateStore
 from blindbuild.client.transport import DEFAULT_TIMEOUT_S, Connection
+from blindbuild.client.verdict import Verdict, accept, expired
 from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import ChannelError, VerificationError
 from blindbuild.manifest import TrustRoots
-from blindbuild.verify import AcceptedSession, Appraisal, Policy, RecordedSession
+from blindbuild.verify import Appraisal, Policy, RecordedSession
 
 MAX_RESPONSE = 64 << 20  # bytes of a workload's answer
 _OK = 200
@@ -29,18 +30,14 @@ class AttestedConnection:
         session: what was accepted, and until when.
     """
 
-    def __init__(
-        self, connection: Connection, session: AcceptedSession, *, clock: Callable[[], float], judged_s: float
-    ) -> None:
-        if connection.spki != session.spki:
+    def __init__(self, connection: Connection, verdict: Verdict) -> None:
+        if connection.peer.spki != verdict.session.spki:
             raise VerificationError(
                 "expected the attested TLS key, got another", step="C3", reason="other-tls-key"
             )
-        self.session = session
+        self.session = verdict.session
+        self.verdict = verdict
         self._connection = connection
-        self._clock = clock
-        self._judged = session.history.time
-        self._deadline_s = judged_s + (session.expires - self._judged)
 
     def request(
         self, path: str, body: bytes, *, content_type: str = _BINARY, max_body: int = MAX_RESPONSE
@@ -50,11 +47,9 @@ class AttestedConnection:
         Raises:
             ChannelError: the connection was lost, or the verdict is too old; nothing is sent a second time.
         """
-        # the wall clock counts while the machine sleeps, the other one when somebody sets the wall clock back
-        in_time = self._judged <= self._clock() < self.session.expires
-        if not in_time or time.monotonic() >= self._deadline_s:
+        if not self.verdict.holds():
             self.close()
-            raise ChannelError("the verdict about this server has expired; attest again")
+            raise expired()
         return self._connection.request("POST", path, body=body, content_type=content_type, max_body=max_body)
 
     def post(
@@ -110,11 +105,14 @@ class Attempt:
             VerificationError: the appraisal failed; the connection is closed.
         """
         try:
-            accepted = self.appraisal.accepted()
-            self._expectation.record(accepted)
-            return AttestedConnection(
-                self._connection, accepted, clock=self._expectation.clock, judged_s=self._judged_s
+            verdict = accept(
+                self._expectation,
+                self.session,
+                self.appraisal,
+                self._connection.peer,
+                judged_s=self._judged_s,
             )
+            return AttestedConnection(self._connection, verdict)
         except BaseException:
             self.close()
             raise

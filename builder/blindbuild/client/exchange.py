@@ -14,6 +14,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from blindbuild.client.advice import accepted_or_advice
+from blindbuild.client.audit import record_decision
 from blindbuild.client.expectation import Expectation
 from blindbuild.client.http1 import Response, reading, write_request
 from blindbuild.digest import Digest, HashAlgorithm
@@ -122,6 +124,7 @@ def prepare(expectation: Expectation) -> Prepared:
     log = expectation.required_log(now)
     published = expectation.check_publication(now=now, log=log)
     if published.failed:
+        record_decision(expectation, server="", appraisal=published)
         _refuse(published, expectation, log)
     try:
         statement = Digest.sha256(parse_envelope(expectation.envelope).payload)
@@ -186,7 +189,7 @@ def _late(elapsed_s: float) -> ChannelError:
 
 def _refuse(published: Appraisal, expectation: Expectation, log: RequiredLog | None) -> None:
     try:
-        published.accepted()
+        accepted_or_advice(published)
     except VerificationError as error:
         if expectation.log is None or log is None:
             raise

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 
+from blindbuild.client.advice import EARLY_ANSWER, LOST, REDIRECT, channel_error
 from blindbuild.errors import ChannelError
 
 MAX_HEAD = 160 << 10  # bytes; the Padding header alone fills up to a 64 KiB bucket
@@ -97,7 +98,7 @@ def reading(*, max_body: int) -> Generator[None, bytes, Response]:
         parts.append(_present((yield)))
         size += len(parts[-1])
     if size > head.length:
-        raise ChannelError(f"expected {head.length} bytes of body, got more")
+        raise channel_error(f"expected {head.length} bytes of body, got more", EARLY_ANSWER)
     return Response(head.status, head.headers, b"".join(parts))
 
 
@@ -114,7 +115,7 @@ def parse_head(raw: bytes, *, max_body: int) -> Head:
     status = int(status_line[1])
     headers = _headers(lines[1:])
     if 300 <= status < 400:
-        raise ChannelError(f"expected an answer, got a redirect ({status})")
+        raise channel_error(f"expected an answer, got a redirect ({status})", REDIRECT)
     if status < 200:
         raise ChannelError(f"expected a final answer, got status {status}")
     if "transfer-encoding" in headers or "content-encoding" in headers:
@@ -155,5 +156,5 @@ def _headers(lines: list[bytes]) -> dict[str, str]:
 
 def _present(data: bytes) -> bytes:
     if not data:
-        raise ChannelError("the connection ended in the middle of an answer")
+        raise channel_error("the connection ended in the middle of an answer", LOST)
     return data

@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from blindbuild.client.advice import EARLY_ANSWER, LOST, NO_TLS, channel_error
 from blindbuild.client.http1 import Response, read_response, write_request
 from blindbuild.errors import ChannelError
 
@@ -65,18 +66,38 @@ class Address:
         return host if self.port == DEFAULT_PORT else f"{host}:{self.port}"
 
 
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of a TLS connection, as it has shown itself.
+
+    Attributes:
+        server: the address that was asked for.
+        spki: DER SubjectPublicKeyInfo of its certificate.
+        issuer: who issued that certificate, or empty when it was made by its own key, as a gate's is.
+    """
+
+    server: str
+    spki: bytes
+    issuer: str = ""
+
+
 class Connection:
     """A TLS connection that is used until it ends, and then never again.
 
     Attributes:
         address: the other end, as asked for.
-        spki: DER SubjectPublicKeyInfo of the certificate that this connection's server has shown.
+        peer: the other end, as it has shown itself on this connection.
     """
 
     def __init__(self, address: Address, stream: ssl.SSLSocket) -> None:
         self.address = address
         self._stream: ssl.SSLSocket | None = stream
-        self.spki = _peer_key(stream)
+        self.peer = read_peer(str(address), stream.getpeercert(binary_form=True), stream.version())
+
+    @property
+    def spki(self) -> bytes:
+        """DER SubjectPublicKeyInfo of the certificate that this connection's server has shown."""
+        return self.peer.spki
 
     @classmethod
     def open(cls, url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Connection:
@@ -96,10 +117,10 @@ class Connection:
             raise ChannelError(f"{address}: cannot connect: {error}") from error
         try:
             # no server name: nothing is said about what we look for before it has proven what it is
-            stream = _context().wrap_socket(plain)
+            stream = tls_context().wrap_socket(plain)
         except OSError as error:
             plain.close()
-            raise ChannelError(f"{address}: cannot speak TLS 1.3: {error}") from error
+            raise channel_error(f"{address}: cannot speak TLS 1.3: {error}", NO_TLS) from error
         except BaseException:
             plain.close()
             raise
@@ -123,6 +144,7 @@ class Connection:
             raise _lost(self.address)
         message = write_request(method, target, host=str(self.address), body=body, content_type=content_type)
         try:
+            refuse_early_answer(stream)
             _send(stream, message)
             response = read_response(_receiver(stream), max_body=max_body)
         except OSError as error:
@@ -167,6 +189,26 @@ class Connection:
         self.close()
 
 
+def refuse_early_answer(stream: ssl.SSLSocket) -> None:
+    """Refuse a connection on which something has arrived that nobody asked for.
+
+    Raises:
+        ChannelError: there is; it would be read as the answer to the next request.
+        OSError: the connection has ended.
+    """
+    wait_s = stream.gettimeout()
+    stream.settimeout(0)
+    try:
+        data = stream.recv(1)
+    except ssl.SSLWantReadError:
+        return
+    finally:
+        stream.settimeout(wait_s)
+    if data:
+        raise channel_error("expected no answer before a request, got one", EARLY_ANSWER)
+    raise ConnectionError("the server has hung up")
+
+
 def _send(stream: ssl.SSLSocket, message: bytes) -> None:
     # sendall() would wait anew for each part, for as long as the server takes one byte now and then
     deadline = time.monotonic() + MAX_SEND_S
@@ -188,7 +230,8 @@ def _receiver(stream: ssl.SSLSocket) -> Callable[[], bytes]:
     return receive
 
 
-def _context() -> ssl.SSLContext:
+def tls_context() -> ssl.SSLContext:
+    """Return settings for TLS 1.3 only, without certificate authorities and without a file of keys."""
     # by hand: ssl.create_default_context() would write keys to the file that SSLKEYLOGFILE names
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -198,19 +241,27 @@ def _context() -> ssl.SSLContext:
     return context
 
 
-def _peer_key(stream: ssl.SSLSocket) -> bytes:
-    certificate = stream.getpeercert(binary_form=True)
-    if certificate is None or stream.version() != "TLSv1.3":
-        raise ChannelError("expected TLS 1.3 with a certificate")
+def read_peer(server: str, certificate: bytes | None, version: str | None) -> Peer:
+    """Return who is at the other end of a connection.
+
+    Args:
+        server: the address that was asked for.
+        certificate: DER of what it showed.
+        version: of TLS, as the connection has it.
+
+    Raises:
+        ChannelError: it is not TLS 1.3, or there is no certificate with a readable key.
+    """
+    if certificate is None or version != "TLSv1.3":
+        raise channel_error("expected TLS 1.3 with a certificate", NO_TLS)
     try:
-        key = x509.load_der_x509_certificate(certificate).public_key()
-        return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        parsed = x509.load_der_x509_certificate(certificate)
+        spki = parsed.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        issuer = "" if parsed.issuer == parsed.subject else parsed.issuer.rfc4514_string()
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise ChannelError("expected a certificate with a readable key") from error
+    return Peer(server, spki, issuer)
 
 
 def _lost(address: Address) -> ChannelError:
-    return ChannelError(
-        f"{address}: connection lost; attest again",
-        hint="a new connection may end at another machine, so it is judged anew",
-    )
+    return channel_error(f"{address}: connection lost; attest again", LOST)

@@ -1,0 +1,183 @@
+"""What a refusal means, in sentences for whoever runs the network: what happened, what it means, what to do.
+
+All such sentences are here. The reasons of the checklist decide which of them is said; the checklist alone
+decides whether a server is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from blindbuild.errors import ChannelError, VerificationError
+from blindbuild.formats.printable import visible
+from blindbuild.verify import AcceptedSession, Appraisal
+
+_NOTHING_SENT = "Nothing of your data was sent."
+_TELL = "tell your security team and the provider, and send nothing until it is explained"
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """Three sentences about one situation."""
+
+    happened: str
+    means: str
+    do: str
+
+    @property
+    def text(self) -> str:
+        """The sentences, one a line."""
+        return f"what happened: {self.happened}\nwhat it means: {self.means}\nwhat to do: {self.do}"
+
+
+MIDDLE = Advice(
+    "the machine that was asked is genuine and answered just now, but this encrypted connection ends "
+    "somewhere else: something in between passes its answers on",
+    f"whatever is in between could read and change all that is sent. {_NOTHING_SENT}",
+    "look for what opens encrypted connections on the way: an inspecting firewall or proxy, a load "
+    "balancer, a CDN, an antivirus product. Exempt this address from inspection, or connect directly. "
+    f"If nobody knows of one, take it for an attack: {_TELL}",
+)
+OLD_ANSWER = Advice(
+    "the server's answer was not made for this question; it is an old one, or another machine's",
+    f"the genuine machine may be gone, and somebody plays back what it once said. {_NOTHING_SENT}",
+    "ask the provider whether the machine was replaced or its TPM cleared. If not, take it for an "
+    f"attack: {_TELL}",
+)
+MIDDLE_OR_OLD = Advice(
+    "the server's answer was not made for this connection: it is an old one, or something in between "
+    "passes on the answers of the genuine machine",
+    f"whoever does this could read and change all that is sent. {_NOTHING_SENT}",
+    "look for what opens encrypted connections on the way, such as an inspecting firewall, a load "
+    f"balancer or a CDN, and exempt this address. If nobody knows of one, take it for an attack: {_TELL}",
+)
+OTHER_MACHINE = Advice(
+    "the answer is signed by a key that does not belong to the certified security chip",
+    f"a machine without a genuine chip pretends to have one. {_NOTHING_SENT}",
+    _TELL,
+)
+OTHER_SOFTWARE = Advice(
+    "the machine is genuine, but it started something else than the release you trust",
+    f"its operator changed the image, its settings or the firmware, or runs another release. {_NOTHING_SENT}",
+    "check that you have the manifest of the release that is running. If you have, ask the operator "
+    "what was changed; `blindbuild explain` shows the first difference of each register",
+)
+UNKNOWN_CHIP = Advice(
+    "the server's security chip is not one that your trust file believes",
+    "a chip of an unknown maker, or one made of software, can be told to say anything by whoever runs "
+    f"it. {_NOTHING_SENT}",
+    "ask the provider which chips its machines have, and get the trust file for them from somebody you "
+    "trust. A test machine needs --allow-test-tpm, and proves nothing about its operator",
+)
+CHIP_STATE = Advice(
+    "the server's security chip is genuine, but its clock went back or its firmware is older than you allow",
+    f"its state may have been put back from a copy, it lost power, or it has known faults. {_NOTHING_SENT}",
+    "ask the provider what happened to the machine's TPM, and ask the server again later",
+)
+BAD_RELEASE = Advice(
+    "the release that you have may not be used: its signatures, its dates or its place in the history "
+    "are wrong",
+    "either your files are out of date, or somebody wants you to accept a release that its publisher "
+    "did not make or has withdrawn. No server was asked",
+    "fetch the current release from the publisher and check this computer's clock. If it is refused "
+    "again, tell the publisher which step refused it",
+)
+OPEN_RELEASE = Advice(
+    "the release is genuine, but it is not as closed as your policy asks for",
+    "the image itself says that some way out of it is open, or that it is for debugging. No server was asked",
+    "ask the publisher for an image that closes it, or ask whoever owns the policy whether it may stay open",
+)
+BROKEN_EVIDENCE = Advice(
+    "the server's proof is malformed or incomplete",
+    f"it is damaged, of another version, or made up. {_NOTHING_SENT}",
+    "try again; if it stays, send the provider what `blindbuild verify --save` writes",
+)
+REDIRECT = Advice(
+    "the server answered with a redirect to another address",
+    "the address it names has proven nothing, and is not asked. Your data went nowhere else",
+    "an attested server never redirects: look for a login page, a proxy or a load balancer that answers"
+    " in its place, or correct the address",
+)
+OTHER_SERVER = Advice(
+    "the program wanted to send a request to another server than the one that was judged",
+    "a redirect or a wrong base address leads elsewhere, where nobody has proven anything. Nothing was "
+    "sent there",
+    "use a client of its own for each server, and switch redirects off",
+)
+EARLY_ANSWER = Advice(
+    "the server sent an answer before it was asked",
+    "what it sent belongs to no request, and would be taken for the answer to the next one. The "
+    "connection was closed",
+    "try again; if it stays, something in between or the server itself does not keep to the protocol: "
+    "tell the provider",
+)
+LOST = Advice(
+    "the connection ended in the middle of a request or its answer",
+    "the server may have worked on the request or not. It was not repeated, so that nothing happens "
+    "twice without your knowledge",
+    "send it again yourself if it may be done twice; the new connection is judged before anything is sent",
+)
+EXPIRED = Advice(
+    "the time for which this server was believed is over",
+    f"what was true then need not be true now. {_NOTHING_SENT}",
+    "ask again: the server is judged anew. If it comes at once, check this computer's clock",
+)
+NO_TLS = Advice(
+    "something answers at this address, but does not speak TLS 1.3",
+    f"it is not an attested server, or something in between only speaks older protocols. {_NOTHING_SENT}",
+    "check address and port; then look for a proxy or firewall that opens encrypted connections on the way",
+)
+
+
+def advise(appraisal: Appraisal) -> Advice | None:
+    """Return the sentences for a refusal, or None when nothing failed."""
+    failed = {step.id for step in appraisal.failed}
+    for applies, advice in _RULES:
+        if applies(appraisal.reasons, failed):
+            return advice
+    return BROKEN_EVIDENCE if failed else None
+
+
+_Applies = Callable[[frozenset[str], set[str]], bool]
+# The first one that applies is said: a release before a machine, the machine's identity before its software.
+_RULES: tuple[tuple[_Applies, Advice], ...] = (
+    (lambda _reasons, failed: any(step.startswith("M") for step in failed), BAD_RELEASE),
+    (lambda _reasons, failed: any(step.startswith("P") for step in failed), OPEN_RELEASE),
+    (lambda reasons, _failed: "C3:other-tls-key" in reasons, MIDDLE),
+    (lambda reasons, failed: "A8:credential-mismatch" in reasons and "Q7" in failed, OLD_ANSWER),
+    (lambda _reasons, failed: bool(failed & {"Q2", "A2", "A8"}), OTHER_MACHINE),
+    (lambda _reasons, failed: bool(failed & {"A4", "A5", "A7", "A9", "A10", "A11"}), UNKNOWN_CHIP),
+    (lambda _reasons, failed: "Q7" in failed, MIDDLE_OR_OLD),
+    (lambda _reasons, failed: bool(failed & {"Q12", "Q14"}), CHIP_STATE),
+    (lambda _reasons, failed: bool(failed & {"E1", "E2", "E10"}), OTHER_SOFTWARE),
+)
+
+
+def accepted_or_advice(appraisal: Appraisal, *, issuer: str = "") -> AcceptedSession:
+    """Return what may be relied upon.
+
+    Args:
+        issuer: who issued the certificate that the server showed, when it did not issue it itself.
+
+    Raises:
+        VerificationError: a step failed; the hint says what that means.
+    """
+    try:
+        return appraisal.accepted()
+    except VerificationError as error:
+        advice = advise(appraisal)
+        lines = [error.hint, advice.text if advice else ""]
+        if issuer and advice in (MIDDLE, MIDDLE_OR_OLD):
+            lines.append(f"a trace: the certificate of this connection was issued by {visible(issuer[:200])}")
+        raise VerificationError(
+            error.message,
+            step=error.step,
+            reason=error.reason,
+            hint="\n".join(line for line in lines if line) or None,
+        ) from error
+
+
+def channel_error(message: str, advice: Advice) -> ChannelError:
+    """Return the error of a channel with the sentences that belong to it."""
+    return ChannelError(message, hint=advice.text)
