@@ -15,8 +15,8 @@ from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.formats.certificate import parse_certificate, parse_pem_certificate, trim_padding
 from blindbuild.formats.tpm2 import parse_quote, parse_signature
 from blindbuild.formats.tpmkey import Attribute, parse_public, parse_sized_public
-from blindbuild.verify.checklist import Checklist
 from blindbuild.verify.certificate_path import verify_path
+from blindbuild.verify.checklist import Checklist
 from blindbuild.verify.endorse_certificate import check_ek_profile
 from blindbuild.verify.quote import QuoteExpectation, judge_signature, judge_values
 

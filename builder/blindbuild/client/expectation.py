@@ -42,6 +42,7 @@ class Expectation:
         ledger: the bytes of channels.json, or None; a policy that wants channels closed needs them.
         log: the transparency log that must have the release, or None when none is asked for.
         rebuilds: DSSE envelopes over rebuild records; they count when the trust file names rebuilders.
+        crls: certificate revocation lists, DER or PEM, of the authorities that the trust file pins.
         audit: told of each decision, before data may be sent; what it raises refuses the server.
     """
 
@@ -56,6 +57,7 @@ class Expectation:
     ledger: bytes | None = None
     log: LogCheck | None = None
     rebuilds: Sequence[bytes] = ()
+    crls: Sequence[bytes] = ()
     audit: Audit | None = None
 
     def now(self) -> int:
@@ -100,6 +102,7 @@ class Expectation:
             ledger=self.ledger,
             log=log,
             rebuilds=self.rebuilds,
+            crls=self.crls,
         )
 
     def record(self, accepted: AcceptedSession) -> None:
@@ -126,6 +129,7 @@ class Expectation:
             self.ledger,
             self.log is None,
             tuple(self.rebuilds),
+            tuple(self.crls),
         )
 
 
