@@ -9,6 +9,8 @@ from hypothesis import settings
 
 from tests.bad_inputs import Recording
 
+MAX_NAME = 60  # characters; a digest in hex has 64
+
 # A busy machine is no failure, and CI that fails once in fifty runs teaches nobody; test-full draws anew.
 settings.register_profile("steady", deadline=None, derandomize=True, database=None)
 settings.register_profile("searching", deadline=None, max_examples=500)
@@ -28,5 +30,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
-    """Name bytes by their place: some hold fresh keys, and all processes must know a test by one name."""
-    return argname if isinstance(val, bytes) else None
+    """Name bytes and long texts by their place: some hold fresh keys, and all processes must agree on names."""
+    return argname if isinstance(val, bytes) or (isinstance(val, str) and len(val) > MAX_NAME) else None
