@@ -82,7 +82,7 @@ class Prepared:
         answer = yield Question("POST", EVIDENCE_PATH, body=self._evidence_request(nonce, credential))
         elapsed = time.monotonic() - started
         # Q1: a nonce is only good for a while; the longer it is out, the more there is to try with it
-        if elapsed > MAX_NONCE_AGE_S:
+        if elapsed > min(MAX_NONCE_AGE_S, self.expectation.policy.evidence_age_s):
             raise _late(elapsed)
         return RecordedSession(
             profile=PROFILE,
@@ -199,7 +199,7 @@ def _refuse(published: Appraisal, expectation: Expectation, log: RequiredLog | N
 
 
 def _challenge(endorsement: Endorsement, trust: TrustRoots) -> tuple[bytes | None, Credential | None]:
-    if trust.attestation_keys:
+    if trust.attestation_keys or trust.ak_roots:
         return None, None
     secret = secrets.token_bytes(SECRET_SIZE)
     try:
