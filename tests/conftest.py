@@ -30,5 +30,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
-    """Name bytes and long texts by their place: some hold fresh keys, and all processes must agree on names."""
+    """Name bytes and long texts by their place: some hold fresh keys, and all processes must agree."""
     return argname if isinstance(val, bytes) or (isinstance(val, str) and len(val) > MAX_NAME) else None
