@@ -6,6 +6,8 @@ checked on a real machine's certificate.
 
 from __future__ import annotations
 
+import re
+
 from blindbuild.errors import FormatError
 from blindbuild.formats.certificate import Certificate
 from blindbuild.formats.certificate_chain import unknown_extensions
@@ -13,7 +15,7 @@ from blindbuild.formats.der import INTEGER, SEQUENCE, Element, read_members, rea
 
 INSTANCE_INFO = "1.3.6.1.4.1.11129.2.1.21"
 _UTF8_STRING = 0x0C
-_MAX_TEXT = 128  # bytes; names of zones, projects and machines are at most 63
+_NAME = re.compile(rb"[!-.0-~]{1,128}")  # names of zones, projects and machines have at most 63
 _MAX_NUMBER = 8  # bytes: both numbers are of 64 bits
 
 
@@ -41,14 +43,10 @@ def instance_name(certificate: Certificate) -> str | None:
 
 def _text(element: Element) -> str:
     content = require(element, _UTF8_STRING, "text").content
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise FormatError("instance information: expected UTF-8") from error
     # a separator or a control character inside a name would make one machine look like another
-    if not 0 < len(content) <= _MAX_TEXT or not text.isascii() or not text.isprintable() or "/" in text:
-        raise FormatError(f"instance information: expected a name, got {text[:80]!r}")
-    return text
+    if not _NAME.fullmatch(content):
+        raise FormatError(f"instance information: expected a name, got {content[:80]!r}")
+    return content.decode("ascii")
 
 
 def _number(element: Element) -> str:
