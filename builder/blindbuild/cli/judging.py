@@ -10,12 +10,11 @@ import click
 
 from blindbuild.cli.log_files import log_memory, read_log_policy, read_log_proof
 from blindbuild.cli.options import JudgingOptions
-from blindbuild.cli.outputs import LEDGER, find_manifest
 from blindbuild.client import Expectation, StateStore
 from blindbuild.client.log_check import LogCheck
+from blindbuild.client.published import Published, read_published
 from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import UsageError
-from blindbuild.formats.dsse import MAX_ENVELOPE
 from blindbuild.host.files import read_bytes
 from blindbuild.manifest import parse_trust
 from blindbuild.manifest.ledger import MAX_LEDGER
@@ -26,12 +25,10 @@ from blindbuild.verify.registers import RegisterResult
 
 def expect(options: JudgingOptions) -> Expectation:
     """Read the files that a client judges by."""
-    manifest, release = find_manifest(options.manifest)
+    published = read_published(options.manifest, plain_http=options.plain_http, environ=os.environ)
     return Expectation(
-        envelope=read_bytes(manifest, error=UsageError, limit_bytes=MAX_ENVELOPE),
-        release=read_bytes(release, error=UsageError, limit_bytes=MAX_ENVELOPE)
-        if release.is_file()
-        else None,
+        envelope=published.envelope,
+        release=published.release,
         trust=parse_trust(read_bytes(options.trust, error=UsageError, limit_bytes=MAX_TRUST)),
         policy=Policy(
             allow_test_tpm=options.allow_test_tpm,
@@ -42,19 +39,20 @@ def expect(options: JudgingOptions) -> Expectation:
         bank=HashAlgorithm(options.bank),
         state=_state(options.state) if options.history else None,
         remember=options.remember,
-        ledger=_ledger(options.ledger, manifest),
-        log=_log(options, manifest),
+        ledger=_ledger(options.ledger, published),
+        log=_log(options, published),
+        rebuilds=published.rebuilds,
     )
 
 
-def _log(options: JudgingOptions, manifest: Path) -> LogCheck | None:
+def _log(options: JudgingOptions, published: Published) -> LogCheck | None:
     if options.require_log is None:
         if options.log_proof is not None or options.log_place is not None:
             raise UsageError("--log-proof and --log belong to --require-log")
         return None
     return LogCheck(
         policy=read_log_policy(options.require_log),
-        proof=read_log_proof(options.log_proof, manifest),
+        proof=read_log_proof(options.log_proof, published.log_proof),
         channel=options.channel,
         place=options.log_place,
         memory=log_memory(options.state) if options.history else None,
@@ -62,11 +60,10 @@ def _log(options: JudgingOptions, manifest: Path) -> LogCheck | None:
     )
 
 
-def _ledger(chosen: Path | None, manifest: Path) -> bytes | None:
-    path = manifest.with_name(LEDGER) if chosen is None else chosen
-    if chosen is None and not path.is_file():
-        return None  # step P2 refuses it when a channel must be closed
-    return read_bytes(path, error=UsageError, limit_bytes=MAX_LEDGER)
+def _ledger(chosen: Path | None, published: Published) -> bytes | None:
+    if chosen is None:
+        return published.ledger  # without one, step P2 refuses when a channel must be closed
+    return read_bytes(chosen, error=UsageError, limit_bytes=MAX_LEDGER)
 
 
 def _state(chosen: Path | None) -> StateStore:

@@ -22,12 +22,11 @@ def read_log_policy(path: Path) -> LogPolicy:
         raise UsageError(f"{path}: {error.message}", hint=error.hint) from error
 
 
-def read_log_proof(chosen: Path | None, manifest: Path) -> bytes | None:
-    """Return the proof that was named or that is beside the manifest; step M12 refuses when there is none."""
-    path = manifest.with_name(LOG_PROOF) if chosen is None else chosen
-    if chosen is None and not path.is_file():
-        return None
-    return read_bytes(path, error=UsageError, limit_bytes=MAX_TLOG_PROOF)
+def read_log_proof(chosen: Path | None, beside: bytes | None) -> bytes | None:
+    """Return the proof that was named, or the one beside the manifest; M12 refuses when there is none."""
+    if chosen is None:
+        return beside
+    return read_bytes(chosen, error=UsageError, limit_bytes=MAX_TLOG_PROOF)
 
 
 def log_memory(chosen: Path | None) -> LogMemory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -16,20 +17,17 @@ from blindbuild.cli.log_options import (
     show_steps,
     state_option,
 )
-from blindbuild.cli.options import json_option
-from blindbuild.cli.outputs import find_manifest
+from blindbuild.cli.options import PLACE, json_option, plain_http_option
 from blindbuild.client.log_check import LogCheck
-from blindbuild.errors import UsageError
-from blindbuild.formats.dsse import MAX_ENVELOPE
+from blindbuild.client.published import read_published
 from blindbuild.host.clock import unix_time
-from blindbuild.host.files import read_bytes
 from blindbuild.manifest.log_entry import log_entry_of
 from blindbuild.verify.checklist import LOG_TITLES, Checklist
 from blindbuild.verify.tlog import judge_logged
 
 
 @click.command("verify")
-@click.argument("image", type=click.Path(exists=True, path_type=Path))
+@click.argument("image", type=PLACE)
 @policy_option
 @click.option(
     "--proof",
@@ -41,9 +39,10 @@ from blindbuild.verify.tlog import judge_logged
 @click.option("--max-age-days", type=click.IntRange(1, 36600), help="Oldest cosignatures that count.")
 @state_option
 @click.option("--no-remember", "remember", flag_value=False, default=True, help="Record nothing.")
+@plain_http_option
 @json_option
 def verify_command(
-    image: Path,
+    image: Path | str,
     policy: Path,
     proof: Path | None,
     place: str | None,
@@ -51,21 +50,22 @@ def verify_command(
     max_age_days: int | None,
     state: Path | None,
     remember: bool,
+    plain_http: bool,
     as_json: bool,
 ) -> None:
     """Judge whether the manifest of IMAGE is in a log that the policy names.
 
     Exit code 3 and a reason if it is not, if too few witnesses have seen the log, or if the log is not the
     one that was seen before: then both checkpoints are kept, as evidence. The manifest's own signatures are
-    judged by `verify`.
+    judged by `verify`. IMAGE is a directory, a manifest, or an address with https:// or oci://.
 
     Example: blindbuild log verify images/hello/1.0.0 --policy log-policy.txt
     """
-    manifest = find_manifest(image)[0]
-    envelope = read_bytes(manifest, error=UsageError, limit_bytes=MAX_ENVELOPE)
+    published = read_published(image, plain_http=plain_http, environ=os.environ)
+    envelope = published.envelope
     check = LogCheck(
         policy=read_log_policy(policy),
-        proof=read_log_proof(proof, manifest),
+        proof=read_log_proof(proof, published.log_proof),
         channel=channel,
         place=place,
         memory=log_memory(state),

@@ -26,11 +26,33 @@ offline_option = click.option(
 )
 
 
+plain_http_option = click.option(
+    "--plain-http",
+    is_flag=True,
+    help="Fetch what is published without TLS, also from other machines: it proves itself, but may be old.",
+)
+
+
+class _PlaceType(click.ParamType):
+    """An address as it is, or a path that exists."""
+
+    name = "place"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        if isinstance(value, str) and "://" in value:
+            return value
+        return cast("Path", _EXISTING.convert(value, param, ctx))
+
+
+_EXISTING = click.Path(exists=True, path_type=Path)
+PLACE = _PlaceType()
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class JudgingOptions:
     """The options of everyone who judges a server."""
 
-    manifest: Path
+    manifest: Path | str
     trust: Path
     bank: str = "sha256"
     allow_test_tpm: bool = False
@@ -42,6 +64,7 @@ class JudgingOptions:
     log_proof: Path | None = None
     log_place: str | None = None
     channel: str = "stable"
+    plain_http: bool = False
     remember: bool = True
     state: Path | None = None
     history: bool = True  # no option: only the demo, which rebuilds one release over and over, goes without
@@ -65,9 +88,10 @@ _JUDGING = (
     click.option(
         "--manifest",
         required=True,
-        type=click.Path(exists=True, path_type=Path),
-        help="The image's directory, or its manifest.dsse.json.",
+        type=PLACE,
+        help="The image's directory, its manifest.dsse.json, or where it is published: https:// or oci://.",
     ),
+    plain_http_option,
     click.option(
         "--trust",
         required=True,
