@@ -17,7 +17,7 @@ from blindbuild.cli.log_options import (
     show_steps,
     state_option,
 )
-from blindbuild.cli.options import PLACE, json_option, plain_http_option
+from blindbuild.cli.options import json_option, plain_http_option, read_place
 from blindbuild.client.log_check import LogCheck
 from blindbuild.client.published import read_published
 from blindbuild.host.clock import unix_time
@@ -27,7 +27,7 @@ from blindbuild.verify.tlog import judge_logged
 
 
 @click.command("verify")
-@click.argument("image", type=PLACE)
+@click.argument("image", callback=read_place)
 @policy_option
 @click.option(
     "--proof",

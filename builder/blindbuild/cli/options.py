@@ -33,19 +33,12 @@ plain_http_option = click.option(
 )
 
 
-class _PlaceType(click.ParamType):
-    """An address as it is, or a path that exists."""
-
-    name = "place"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
-        if isinstance(value, str) and "://" in value:
-            return value
-        return cast("Path", _EXISTING.convert(value, param, ctx))
-
-
 _EXISTING = click.Path(exists=True, path_type=Path)
-PLACE = _PlaceType()
+
+
+def read_place(context: click.Context, parameter: click.Parameter, value: str) -> Path | str:
+    """Return an address as it is, or a path that exists."""
+    return value if "://" in value else _EXISTING.convert(value, parameter, context)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,7 +81,8 @@ _JUDGING = (
     click.option(
         "--manifest",
         required=True,
-        type=PLACE,
+        metavar="PLACE",
+        callback=read_place,
         help="The image's directory, its manifest.dsse.json, or where it is published: https:// or oci://.",
     ),
     plain_http_option,
