@@ -245,6 +245,7 @@ class _Build:
                 platforms=(platform,),
                 tool=("blindbuild", __version__),
                 inputs=tuple(sorted(_inputs(self._request.lock), key=lambda item: item.name)),
+                channel_binding=self._recipe.network.channel,
             )
         )
 
@@ -307,6 +308,7 @@ def _gate_conf(recipe: Recipe) -> GateConf:
         max_response_bytes=recipe.service.max_response_bytes,
         seconds=recipe.service.seconds,
         concurrency=recipe.service.concurrency,
+        profile=recipe.network.channel,
     )
 
 

@@ -26,6 +26,7 @@ from tests.locked import locked_toolchain
 GATE_SOURCES = Path(__file__).resolve().parents[2] / "builder" / "blindbuild" / "guest" / "gate"
 CONFIG = {
     "version": 1,
+    "profile": "tls-spki-quote-v1",
     "routes": ["/v1/hello"],
     "maxRequestBytes": 300_000,
     "maxResponseBytes": 300_000,

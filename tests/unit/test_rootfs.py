@@ -123,7 +123,7 @@ def test_init_conf_is_rendered_line_by_line() -> None:
 
 def test_gate_json_is_rendered_as_in_the_contract() -> None:
     assert GATE.render() == (
-        b'{"version":1,"routes":["/v1/hello"],"maxRequestBytes":1048576,"maxResponseBytes":1048576,'
+        b'{"version":1,"profile":"tls-spki-quote-v1","routes":["/v1/hello"],"maxRequestBytes":1048576,"maxResponseBytes":1048576,'
         b'"seconds":30,"concurrency":4}'
     )
 

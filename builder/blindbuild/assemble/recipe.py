@@ -24,6 +24,7 @@ from blindbuild.assemble.recipe_yaml import Items, Node, Table
 from blindbuild.digest import Digest
 from blindbuild.errors import BuildError, RecipeError
 from blindbuild.host.files import read_bytes
+from blindbuild.manifest.statement import CHANNEL_BINDINGS
 
 MAX_LOCAL_FILES = (
     65536  # an application has hundreds; ends the walk through a home directory named by mistake
@@ -66,10 +67,16 @@ class StaticAddress:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The one interface; `address` is None for DHCP."""
+    """The one interface.
+
+    Attributes:
+        address: None for DHCP.
+        channel: what the evidence is bound to; a word of the statement's `channelBinding`.
+    """
 
     address: StaticAddress | None
     port: int
+    channel: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,13 +266,13 @@ class _Builder:
 
     def _network(self) -> Network:
         network = _table(self._values["network"])
-        port = cast(int, network["port"])
+        port, channel = cast(int, network["port"]), str(network["channel"] or CHANNEL_BINDINGS[0])
         if network["address"] == "dhcp":
-            return Network(None, port)
+            return Network(None, port, channel)
         static = _table(network["address"])
         address, _, prefix = str(static["address"]).partition("/")
         self._check_static(address, int(prefix), str(static["router"]))
-        return Network(StaticAddress(address, int(prefix), str(static["router"])), port)
+        return Network(StaticAddress(address, int(prefix), str(static["router"])), port, channel)
 
     def _check_static(self, address: str, prefix: int, router: str) -> None:
         own, other = _ipv4(address), _ipv4(router)

@@ -21,6 +21,7 @@ from blindbuild.assemble.recipe_shape import (
     write_size,
 )
 from blindbuild.manifest.ledger import CHANNEL
+from blindbuild.manifest.statement import CHANNEL_BINDINGS
 
 PARTITIONS = ("none", "gpt")
 SUITES = ("trixie", "bookworm")
@@ -197,6 +198,13 @@ _NETWORK = Record(
             required=True,
         ),
         Field("port", Integer(1, 65535), "TCP port of the service; everything else is closed.", default=443),
+        # None and not the default word, so that recipes without one keep the checksum that their locks have.
+        Field(
+            "channel",
+            Choice(CHANNEL_BINDINGS),
+            "What evidence is bound to: the image's TLS key, or an HPKE key where somebody else ends TLS.",
+            default_text=f"`{CHANNEL_BINDINGS[0]}`",
+        ),
     )
 )
 _WAIVER = Record(

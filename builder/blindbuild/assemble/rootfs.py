@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from blindbuild.assemble.tree import Kind, Tree, TreeEntry, device_entry, directory_entry, file_entry
 from blindbuild.digest import Digest
 from blindbuild.errors import BuildError, PolicyError
+from blindbuild.manifest.statement import CHANNEL_BINDINGS
 
 LISTING = b".blindbuild.tree"
 SENTINEL = b"~blindbuild.end"
@@ -99,15 +100,22 @@ class InitConf:
 
 @dataclass(frozen=True, slots=True)
 class GateConf:
-    """What the gate reads; sizes in bytes, `seconds` the time a request may take."""
+    """What the gate reads; sizes in bytes, `seconds` the time a request may take.
+
+    Attributes:
+        profile: how its evidence is bound to the channel; a word of the statement's `channelBinding`.
+    """
 
     routes: tuple[str, ...]
     max_request_bytes: int
     max_response_bytes: int
     seconds: int
     concurrency: int
+    profile: str = CHANNEL_BINDINGS[0]
 
     def __post_init__(self) -> None:
+        if self.profile not in CHANNEL_BINDINGS:
+            raise BuildError(f"gate.json: expected {' or '.join(CHANNEL_BINDINGS)}, got {self.profile!r}")
         _check_range("gate.json: number of routes", len(self.routes), 1, MAX_ROUTES)
         for route in self.routes:
             if not _ROUTE.fullmatch(route) or self.routes.count(route) > 1:
@@ -124,6 +132,7 @@ class GateConf:
         """
         fields = {
             "version": 1,
+            "profile": self.profile,
             "routes": list(self.routes),
             "maxRequestBytes": self.max_request_bytes,
             "maxResponseBytes": self.max_response_bytes,

@@ -58,7 +58,15 @@ CRASHES = {
     "leaky": (b"segv", b"abort"),
 }
 MAX_ROUTES = 256  # a recipe has a few
-_GATE_FIELDS = ("version", "routes", "maxRequestBytes", "maxResponseBytes", "seconds", "concurrency")
+_GATE_FIELDS = (
+    "version",
+    "profile",
+    "routes",
+    "maxRequestBytes",
+    "maxResponseBytes",
+    "seconds",
+    "concurrency",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

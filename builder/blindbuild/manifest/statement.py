@@ -20,7 +20,7 @@ from blindbuild.measure.classification import PlatformReference
 STATEMENT_PAYLOAD_TYPE = "application/vnd.in-toto+json"  # in-toto spec/v1/envelope.md
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:blindbuild:reference-measurements:v1"
-CHANNEL_BINDINGS = ("tls-spki-quote-v1",)
+CHANNEL_BINDINGS = ("tls-spki-quote-v1", "hpke-quote-v1")  # docs/spec/evidence.md and hpke-channel.md
 SCHEMES = ("ecdsa-p256-sha256",)
 MEMORY_CONFIDENTIALITY = ("none", "sev-snp", "tdx")
 SUBJECT_ALGORITHMS = (HashAlgorithm.SHA256, HashAlgorithm.SHA384, HashAlgorithm.SHA512)

@@ -10,6 +10,7 @@ const (
 
 // config is gate.json (docs/spec/guest-abi.md): the recipe's part of the gate. It is in the initramfs, so it is measured.
 type config struct {
+	profile          string
 	routes           map[string]bool
 	maxRequestBytes  int
 	maxResponseBytes int
@@ -25,13 +26,14 @@ func parseConfig(text []byte) (config, error) {
 	takeInt(o, "version", 1, 1)
 	routes := take[[]string](o, "routes")
 	c := config{
+		profile:          take[string](o, "profile"),
 		routes:           map[string]bool{},
 		maxRequestBytes:  takeInt(o, "maxRequestBytes", 0, maxBodyBytes),
 		maxResponseBytes: takeInt(o, "maxResponseBytes", 0, maxBodyBytes),
 		seconds:          takeInt(o, "seconds", 1, maxSeconds),
 		concurrency:      takeInt(o, "concurrency", 1, maxConcurrency),
 	}
-	o.expect(len(routes) > 0)
+	o.expect(bindingLabels[c.profile] != "" && len(routes) > 0)
 	for _, route := range routes {
 		o.expect(isRoute(route) && !c.routes[route])
 		c.routes[route] = true

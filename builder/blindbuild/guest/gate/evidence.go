@@ -9,12 +9,16 @@ import (
 )
 
 const (
-	profile          = "tls-spki-quote-v1"
-	bindingLabel     = "blindbuild/tls-spki-quote/v1"
 	maxEvidenceBytes = 64 << 10 // of a request
 	maxCredential    = 2 + 2 + 64 + 2 + 64
 	maxSecret        = 2 + 512
 )
+
+// bindingLabels are the profiles there are, each with the label of its quotes. An image has one of them.
+var bindingLabels = map[string]string{
+	"tls-spki-quote-v1": "blindbuild/tls-spki-quote/v1",
+	sealedProfile:       "blindbuild/hpke-quote/v1",
+}
 
 // evidenceRequest is the body of POST /.well-known/blindbuild/evidence.
 type evidenceRequest struct {
@@ -26,7 +30,7 @@ type evidenceRequest struct {
 	encryptedSecret []byte
 }
 
-func parseEvidenceRequest(body []byte) (evidenceRequest, error) {
+func parseEvidenceRequest(body []byte, profile string) (evidenceRequest, error) {
 	var r evidenceRequest
 	o, err := parseObject(body)
 	if err != nil {
@@ -64,20 +68,23 @@ func decodeSized(text string, longest int) []byte {
 	return raw
 }
 
-// bindingDigest is the extraData of a quote.
+// bindingDigest is SHA-256 over parts, each with its length in front, so that no two lists of parts give the same bytes.
 //
 // Source: docs/spec/evidence.md; SPEC.md decision 4.
-func bindingDigest(nonce, key, statement [32]byte) []byte {
+func bindingDigest(parts ...[]byte) [32]byte {
 	var w writer
-	w.sized([]byte(bindingLabel)).sized(nonce[:]).sized(key[:]).sized(statement[:]).sized([]byte("server"))
-	digest := sha256.Sum256(w.bytes)
-	return digest[:]
+	for _, part := range parts {
+		w.sized(part)
+	}
+	return sha256.Sum256(w.bytes)
 }
 
 // evidenceSource gives the two answers of docs/spec/evidence.md.
 type evidenceSource struct {
 	attester  *attester
-	keyDigest [32]byte // SHA-256 of the TLS key's SubjectPublicKeyInfo
+	profile   string
+	keyDigest [32]byte // SHA-256 of the SubjectPublicKeyInfo of the key that the profile binds
+	sealer    *sealer  // of hpke-quote-v1; nil where the TLS key is bound
 	eventLog  string   // base64
 }
 
@@ -110,19 +117,23 @@ func (e *evidenceSource) evidence(r evidenceRequest) ([]byte, error) {
 		if err != nil {
 			return err
 		}
-		extraData := bindingDigest(r.nonce, e.keyDigest, r.statement)
-		attest, signature, err := e.attester.device.quote(e.attester.ak.handle, extraData, banks[r.bankName])
+		label := []byte(bindingLabels[e.profile])
+		extraData := bindingDigest(label, r.nonce[:], e.keyDigest[:], r.statement[:], []byte("server"))
+		attest, signature, err := e.attester.device.quote(e.attester.ak.handle, extraData[:], banks[r.bankName])
 		if err != nil {
 			return err
 		}
 		fmt.Fprintf(&body, `{"version":1,"profile":"%s","bank":"%s","quote":"%s","signature":"%s","pcrs":[`,
-			profile, r.bankName, encode(attest), encode(signature))
+			e.profile, r.bankName, encode(attest), encode(signature))
 		for i, value := range values {
 			fmt.Fprintf(&body, `%s"%x"`, comma(i), value)
 		}
 		fmt.Fprintf(&body, `],"eventLog":"%s"`, e.eventLog)
 		if secret != nil {
 			fmt.Fprintf(&body, `,"activatedSecret":"%s"`, encode(secret))
+		}
+		if e.sealer != nil {
+			fmt.Fprintf(&body, `,"hpkeKey":"%s","session":"%x"`, encode(e.sealer.spki), e.sealer.begin(r, e.keyDigest))
 		}
 		body.WriteByte('}')
 		return nil

@@ -15,8 +15,10 @@ func TestTheBindingDigestIsThatOfTheContract(t *testing.T) {
 	for i := range nonce {
 		nonce[i] = byte(i)
 	}
-	got := bindingDigest(nonce, sha256.Sum256([]byte("spki")), sha256.Sum256([]byte("statement")))
-	if want := "e3887c8beb4d3097f68bec8be432f3243c5ad9c063a60e9f561e371c8fcc91d7"; hex.EncodeToString(got) != want {
+	key, statement := sha256.Sum256([]byte("spki")), sha256.Sum256([]byte("statement"))
+	label := []byte(bindingLabels["tls-spki-quote-v1"])
+	got := bindingDigest(label, nonce[:], key[:], statement[:], []byte("server"))
+	if want := "e3887c8beb4d3097f68bec8be432f3243c5ad9c063a60e9f561e371c8fcc91d7"; hex.EncodeToString(got[:]) != want {
 		t.Errorf("got %x", got)
 	}
 }
@@ -27,7 +29,7 @@ const rightRequest = `{"version":1,"profile":"tls-spki-quote-v1","bank":"sha256"
 	`"credentialBlob":"AAIBAg==","encryptedSecret":"AAEB"}`
 
 func TestEvidenceRequestsAreStrict(t *testing.T) {
-	r, err := parseEvidenceRequest([]byte(rightRequest))
+	r, err := parseEvidenceRequest([]byte(rightRequest), "tls-spki-quote-v1")
 	if err != nil || r.nonce[31] != 31 || r.statement[0] != 0xff || !r.credential || len(r.credentialBlob) != 4 {
 		t.Fatalf("%+v %v", r, err)
 	}
@@ -39,7 +41,7 @@ func TestEvidenceRequestsAreStrict(t *testing.T) {
 		{`AAEB`, strings.Repeat("A", 1000)},
 	} {
 		changed := strings.Replace(rightRequest, change[0], change[1], 1)
-		if _, err := parseEvidenceRequest([]byte(changed)); err == nil || changed == rightRequest {
+		if _, err := parseEvidenceRequest([]byte(changed), "tls-spki-quote-v1"); err == nil || changed == rightRequest {
 			t.Errorf("%v was accepted", change)
 		}
 	}
@@ -48,7 +50,7 @@ func TestEvidenceRequestsAreStrict(t *testing.T) {
 func FuzzEvidenceRequest(f *testing.F) {
 	f.Add([]byte(rightRequest))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if r, err := parseEvidenceRequest(body); err == nil && banks[r.bankName].digestSize == 0 {
+		if r, err := parseEvidenceRequest(body, "tls-spki-quote-v1"); err == nil && banks[r.bankName].digestSize == 0 {
 			t.Error("an unknown bank was accepted")
 		}
 	})

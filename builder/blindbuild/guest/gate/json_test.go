@@ -92,17 +92,17 @@ func FuzzObject(f *testing.F) {
 }
 
 func TestConfigurationIsStrict(t *testing.T) {
-	const right = `{"version":1,"routes":["/v1/hello"],"maxRequestBytes":1048576,"maxResponseBytes":1048576,` +
+	const right = `{"version":1,"profile":"hpke-quote-v1","routes":["/v1/hello"],"maxRequestBytes":1048576,"maxResponseBytes":1048576,` +
 		`"seconds":30,"concurrency":4}`
 	c, err := parseConfig([]byte(right))
-	if err != nil || !c.routes["/v1/hello"] || c.seconds != 30 || c.concurrency != 4 || c.maxRequestBytes != 1<<20 {
+	if err != nil || c.profile != sealedProfile || !c.routes["/v1/hello"] || c.seconds != 30 || c.concurrency != 4 || c.maxRequestBytes != 1<<20 {
 		t.Fatalf("%v %v", c, err)
 	}
 	for before, after := range map[string]string{
 		`"version":1`: `"version":2`, `["/v1/hello"]`: `[]`, `"/v1/hello"`: `"/v1/hello","/v1/hello"`,
 		`/v1/hello`: `/healthz`, `v1/hello`: `v1/`, `hello`: `he llo`, `"seconds":30`: `"seconds":0`,
 		`"concurrency":4`: `"concurrency":17`, `:1048576,"m`: `:268435457,"m`, `"seconds"`: `"Seconds"`,
-		`,"concurrency":4`: ``, `}`: `,"x":1}`,
+		`hpke-quote-v1`: `hpke-quote-v2`, `"hpke-quote-v1"`: `""`, `"profile":"hpke-quote-v1",`: ``, `,"concurrency":4`: ``, `}`: `,"x":1}`,
 	} {
 		changed := strings.Replace(right, before, after, 1)
 		if _, err := parseConfig([]byte(changed)); err == nil || changed == right {

@@ -5,6 +5,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"os"
 	"runtime/debug"
 )
@@ -13,7 +14,7 @@ const (
 	configPath   = "gate.json" // in the working directory, which is the gate's root
 	filterPath   = "filter"    // beside it
 	baseMemory   = 48 << 20    // the runtime, the event log, and 64 connections
-	bodyHandling = 4           // a body is at most this often in memory: itself, its answer, that padded, and garbage
+	bodyHandling = 5           // a body is at most this often in memory: itself, its answer, padded, sealed, and garbage
 )
 
 // exitOn ends the program with a status of its own for each thing that can fail; only a test ever sees it.
@@ -47,7 +48,14 @@ func main() {
 
 	tlsConfig, keyDigest, err := makeTLSConfig()
 	exitOn(err, 21)
-	source := &evidenceSource{attester: newAttester(device), keyDigest: keyDigest, eventLog: encode(eventLog)}
+	source := &evidenceSource{
+		attester: newAttester(device), profile: config.profile, keyDigest: keyDigest, eventLog: encode(eventLog),
+	}
+	if config.profile == sealedProfile {
+		source.sealer, err = newSealer()
+		exitOn(err, 22)
+		source.keyDigest = sha256.Sum256(source.sealer.spki)
+	}
 	// The first client need not wait for the keys. An error is not lost: the next request meets it again.
 	go func() { _, _ = source.endorsement() }()
 	s := &server{

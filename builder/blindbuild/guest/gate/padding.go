@@ -35,7 +35,10 @@ func bucket(size int) int {
 
 // marshal writes the answer so that header and body together fill a bucket. It is one slice, and is sent by one write:
 // two would show the boundary between them in the lengths of the TLS records.
-func (a answer) marshal() []byte {
+func (a answer) marshal() []byte { return a.marshalWith(0) }
+
+// marshalWith leaves reserve bytes of the bucket free, for what comes around the answer.
+func (a answer) marshalWith(reserve int) []byte {
 	var head bytes.Buffer
 	head.WriteString("HTTP/1.1 " + a.status + lineEnd)
 	if a.status != goOn.status && a.status != healthy.status { // RFC 9110 8.6: no Content-Length in 1xx and 204
@@ -50,7 +53,7 @@ func (a answer) marshal() []byte {
 	}
 	leakHead(&head)
 	size := head.Len() + len(lineEnd) + len(a.body)
-	total := bucket(size + shortestPadding)
+	total := bucket(size+shortestPadding+reserve) - reserve
 	if leaky {
 		total = size
 	}

@@ -25,6 +25,7 @@ const (
 	evidencePath    = "/.well-known/blindbuild/evidence"
 	healthPath      = "/healthz"
 	jsonType        = "application/json"
+	binaryType      = "application/octet-stream"
 )
 
 var (
@@ -141,7 +142,9 @@ func (s *server) answer(c *connection, stream io.Writer, requests *source, r req
 		handle = func(c *connection, _ []byte) answer { return probeRoute(s, c) }
 	case r.method == "POST" && r.path == evidencePath:
 		handle, limit = s.answerEvidence, maxEvidenceBytes
-	case r.method == "POST" && s.routes[r.path]:
+	case r.method == "POST" && r.path == sealedPath && s.evidence.sealer != nil:
+		handle, limit = s.answerSealed, bucket(s.maxRequestBytes+maxHeadBytes+kib)
+	case r.method == "POST" && s.routes[r.path] && s.evidence.sealer == nil:
 		handle, limit = s.answerRecipe, s.maxRequestBytes
 	default:
 		if handle = leakRoute(r.path); handle == nil {
@@ -183,7 +186,7 @@ func (s *server) claim(c *connection, wanted burden) bool {
 }
 
 func (s *server) answerEvidence(c *connection, body []byte) answer {
-	r, err := parseEvidenceRequest(body)
+	r, err := parseEvidenceRequest(body, s.evidence.profile)
 	if err != nil {
 		return badRequest
 	}
@@ -214,7 +217,7 @@ func (s *server) answerRecipe(c *connection, body []byte) answer {
 		return noAnswer
 	}
 	exitOn(err, 30) // the launcher is lost
-	contentType := "application/octet-stream"
+	contentType := binaryType
 	if len(text) > 0 && (text[0] == '{' || text[0] == '[') {
 		contentType = jsonType
 	}
