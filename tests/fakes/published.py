@@ -27,6 +27,7 @@ STATEMENT_TYPE = "application/vnd.in-toto+json"
 RELEASE_TYPE = "application/vnd.blindbuild.release+json"
 _BANK_IDS = {"sha1": 4, "sha256": 0x0B, "sha384": 0x0C, "sha512": 0x0D}
 _TYPES = {
+    "EV_UNUSED": 2,
     "EV_NO_ACTION": 3,
     "EV_SEPARATOR": 4,
     "EV_EVENT_TAG": 6,
