@@ -106,6 +106,11 @@ class SignerKey:
         """SHA-256 of the SubjectPublicKeyInfo, in hex."""
         return Digest.sha256(self.spki).hex
 
+    @property
+    def is_p256(self) -> bool:
+        """Whether it is an ECDSA key, and no Ed25519 key."""
+        return isinstance(self._key, EllipticCurvePublicKey)
+
     def accepts(self, signature: bytes, message: bytes) -> bool:
         """Return whether this key made the signature over the message."""
         try:

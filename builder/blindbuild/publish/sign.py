@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from blindbuild.digest import Digest
 from blindbuild.errors import EnvelopeError, UsageError
 from blindbuild.formats.dsse import (
     Signature,
@@ -33,6 +35,7 @@ from blindbuild.manifest import (
     release_bytes,
 )
 from blindbuild.manifest.probe import parse_probe
+from blindbuild.manifest.rebuild import REBUILD_PAYLOAD_TYPE, rebuild_bytes
 
 _PARSERS: Mapping[str, Callable[[bytes], object]] = {
     STATEMENT_PAYLOAD_TYPE: parse_statement,
@@ -40,9 +43,22 @@ _PARSERS: Mapping[str, Callable[[bytes], object]] = {
 }
 
 
+class ReleaseSigner(Protocol):
+    """Who can sign for a release key: the key itself, or a token or service that never hands it out."""
+
+    @property
+    def public(self) -> SignerKey:
+        """What goes into the trust file."""
+        ...  # pragma: no cover
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the signature over a message, as DSSE has it: of P-256, r and s of 32 bytes each."""
+        ...  # pragma: no cover
+
+
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """An Ed25519 release key."""
+    """An Ed25519 key."""
 
     _key: Ed25519PrivateKey
 
@@ -63,12 +79,12 @@ class SigningKey:
 
 
 def generate_key() -> SigningKey:
-    """Make a release key from the system's randomness."""
+    """Make an Ed25519 key from the system's randomness."""
     return SigningKey(Ed25519PrivateKey.generate())
 
 
 def load_key(pem: bytes) -> SigningKey:
-    """Read a release key from PKCS#8 PEM.
+    """Read an Ed25519 key from PKCS#8 PEM, such as that of a log or a witness.
 
     Raises:
         UsageError: not PEM, encrypted, or not an Ed25519 key.
@@ -84,13 +100,13 @@ def load_key(pem: bytes) -> SigningKey:
     return SigningKey(key)
 
 
-def sign_payload(key: SigningKey, payload_type: str, payload: bytes) -> bytes:
+def sign_payload(key: ReleaseSigner, payload_type: str, payload: bytes) -> bytes:
     """Return a DSSE envelope with one signature over exactly these bytes."""
     signature = Signature(key.public.key_id, key.sign(pre_authentication_encoding(payload_type, payload)))
     return write_envelope(UnverifiedEnvelope(payload_type, payload, (signature,)))
 
 
-def sign_statement(key: SigningKey, statement: bytes) -> bytes:
+def sign_statement(key: ReleaseSigner, statement: bytes) -> bytes:
     """Return the envelope over a statement's bytes.
 
     Raises:
@@ -100,7 +116,21 @@ def sign_statement(key: SigningKey, statement: bytes) -> bytes:
     return sign_payload(key, STATEMENT_PAYLOAD_TYPE, statement)
 
 
-def sign_probe(key: SigningKey, probe: bytes) -> bytes:
+def sign_rebuild(key: ReleaseSigner, statement: bytes) -> bytes:
+    """Return the envelope over the record that somebody built the same statement himself.
+
+    Args:
+        key: the rebuilder's own, which signs no releases.
+        statement: the bytes that his build gave.
+
+    Raises:
+        ManifestError: no client would accept the statement.
+    """
+    parse_statement(statement)
+    return sign_payload(key, REBUILD_PAYLOAD_TYPE, rebuild_bytes(Digest.sha256(statement)))
+
+
+def sign_probe(key: ReleaseSigner, probe: bytes) -> bytes:
     """Return the envelope over a probe's bytes.
 
     Raises:
@@ -110,7 +140,7 @@ def sign_probe(key: SigningKey, probe: bytes) -> bytes:
     return sign_payload(key, STATEMENT_PAYLOAD_TYPE, probe)
 
 
-def sign_release(key: SigningKey, release: Release) -> bytes:
+def sign_release(key: ReleaseSigner, release: Release) -> bytes:
     """Return the envelope over a release.
 
     Raises:
@@ -119,7 +149,7 @@ def sign_release(key: SigningKey, release: Release) -> bytes:
     return sign_payload(key, RELEASE_PAYLOAD_TYPE, release_bytes(release))
 
 
-def add_signature(key: SigningKey, envelope: bytes, payload_type: str) -> bytes:
+def add_signature(key: ReleaseSigner, envelope: bytes, payload_type: str) -> bytes:
     """Return the envelope with one more signature over the same bytes, for a threshold above one.
 
     Args:
@@ -140,9 +170,15 @@ def add_signature(key: SigningKey, envelope: bytes, payload_type: str) -> bytes:
         )
     parse(parsed.payload)
     message = pre_authentication_encoding(parsed.payload_type, parsed.payload)
-    if any(key.public.accepts(signature.value, message) for signature in parsed.signatures):
+    if has_signed(key.public, parsed):
         raise EnvelopeError(f"key {key.public.key_id} has signed this envelope")
     added = Signature(key.public.key_id, key.sign(message))
     return write_envelope(
         UnverifiedEnvelope(parsed.payload_type, parsed.payload, (*parsed.signatures, added))
     )
+
+
+def has_signed(key: SignerKey, envelope: UnverifiedEnvelope) -> bool:
+    """Return whether one of the signatures is this key's."""
+    message = pre_authentication_encoding(envelope.payload_type, envelope.payload)
+    return any(key.accepts(signature.value, message) for signature in envelope.signatures)
