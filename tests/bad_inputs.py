@@ -238,7 +238,9 @@ def marked_files() -> list[str]:
 def collect(*arguments: str) -> Collecting:
     """Run pytest on the marked tests, in this process."""
     run = Collecting()
-    code = pytest.main(["-m", "bad_input and not full", "-q", "-p", "no:randomly", *arguments, *marked_files()], [run])
+    code = pytest.main(
+        ["-m", "bad_input and not full", "-q", "-p", "no:randomly", *arguments, *marked_files()], [run]
+    )
     if code != pytest.ExitCode.OK:
         raise SystemExit(f"the marked tests must pass first, got {code!r}")
     return run
