@@ -26,6 +26,8 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--test-tpm-root", "test_roots", multiple=True, type=_file, help="The root of a software TPM, PEM."
 )
 @click.option("--test-tpm-issuer", "test_issuers", multiple=True, type=_file, help="Its issuer, PEM.")
+@click.option("--ak-root", "ak_roots", multiple=True, type=_file, help="The root of who certifies AKs, PEM.")
+@click.option("--ak-issuer", "ak_issuers", multiple=True, type=_file, help="An issuer below it, PEM.")
 @click.option("--attestation-key", "aks", multiple=True, type=_file, help="A pinned AK, TPM2B_PUBLIC.")
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path))
 def command(
@@ -36,6 +38,8 @@ def command(
     issuers: tuple[Path, ...],
     test_roots: tuple[Path, ...],
     test_issuers: tuple[Path, ...],
+    ak_roots: tuple[Path, ...],
+    ak_issuers: tuple[Path, ...],
     aks: tuple[Path, ...],
     output: Path,
 ) -> None:
@@ -54,6 +58,8 @@ def command(
         tpm_intermediates=_texts(issuers),
         test_tpm_roots=_texts(test_roots),
         test_tpm_intermediates=_texts(test_issuers),
+        ak_roots=_texts(ak_roots),
+        ak_intermediates=_texts(ak_issuers),
         attestation_keys=[read_bytes(path, error=UsageError) for path in aks],
     )
     write_atomically(output, make_trust(content))

@@ -23,6 +23,8 @@ class TrustContent:
     test_tpm_roots: Sequence[str] = ()
     test_tpm_intermediates: Sequence[str] = ()
     attestation_keys: Sequence[bytes] = ()
+    ak_roots: Sequence[str] = ()
+    ak_intermediates: Sequence[str] = ()
 
 
 def make_trust(content: TrustContent) -> bytes:
@@ -36,6 +38,8 @@ def make_trust(content: TrustContent) -> bytes:
         "tpmIntermediates": list(content.tpm_intermediates),
         "testTpmRoots": list(content.test_tpm_roots),
         "testTpmIntermediates": list(content.test_tpm_intermediates),
+        "akRoots": list(content.ak_roots),
+        "akIntermediates": list(content.ak_intermediates),
         "attestationKeys": [encode_base64(key) for key in content.attestation_keys],
     }
     value = {
