@@ -1,0 +1,520 @@
+"""httpx and httpx2 through attested connections on loopback, and the OpenAI SDK on top of them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import httpx
+import httpx2
+import openai
+import pytest
+
+from blindbuild.client import Expectation
+from blindbuild.errors import BlindbuildError, ChannelError, UsageError, VerificationError
+from blindbuild.verify import Policy
+from tests.bad_inputs import record
+from tests.fakes.attester import Attester, TlsKey
+from tests.fakes.published import NOW, honest_boot, log_bytes
+from tests.fakes.recording_server import RecordingServer, Request, answer
+from tests.fakes.world import TEST_POLICY, pinned_trust, publisher, tpm
+
+LOG = log_bytes(honest_boot())
+LIBRARIES: dict[str, ModuleType] = {"httpx": httpx, "httpx2": httpx2}
+SECRET = b"the patient's name"
+
+
+def honest(**changes) -> Attester:
+    return Attester(**{"tpm": tpm(), "event_log": LOG, **changes})
+
+
+def expectation(**changes) -> Expectation:
+    base = Expectation(
+        publisher().envelope, publisher().release, pinned_trust(), TEST_POLICY, clock=lambda: NOW
+    )
+    return dataclasses.replace(base, **changes)
+
+
+class Driver:
+    """One way to send requests: a library, and whether it is awaited."""
+
+    def __init__(self, name: str, *, awaited: bool) -> None:
+        self.library: Any = LIBRARIES[name]
+        self.module = importlib.import_module(f"blindbuild.client.{name}_transport")
+        self.awaited = awaited
+
+    def client(self, url: str, expecting, **options) -> Any:
+        make = self.module.attested_async_client if self.awaited else self.module.attested_client
+        return make(url, expecting, **options)
+
+    def run(self, client: Any, *calls: Callable[[Any], Any]) -> list[Any]:
+        """Make calls one after the other with one client, which is closed at the end."""
+        if not self.awaited:
+            with client:
+                return [call(client) for call in calls]
+
+        async def all_of_them() -> list[Any]:
+            async with client:
+                return [await call(client) for call in calls]
+
+        return asyncio.run(all_of_them())
+
+
+@pytest.fixture(params=["httpx", "httpx async", "httpx2", "httpx2 async"])
+def driver(request: pytest.FixtureRequest) -> Driver:
+    name, _, kind = request.param.partition(" ")
+    return Driver(name, awaited=bool(kind))
+
+
+def post(body: bytes = SECRET, path: str = "/v1/hello", **more) -> Callable[[Any], Any]:
+    return lambda client: client.post(path, content=body, **more)
+
+
+# --- the good case
+
+
+def test_a_request_goes_over_the_very_connection_that_was_judged(driver: Driver) -> None:
+    with RecordingServer(honest()) as server:
+        answers = driver.run(driver.client(server.url, expectation()), post(b"one"), post(b"two"))
+        assert [reply.content for reply in answers] == [b"hello, one", b"hello, two"]
+        assert len(server.visits) == 1
+        assert [r.target for r in server.visits[0].requests] == [
+            "/.well-known/blindbuild/endorsement",
+            "/.well-known/blindbuild/evidence",
+            "/v1/hello",
+            "/v1/hello",
+        ]
+
+
+def test_nothing_about_the_caller_is_said_before_the_verdict(driver: Driver) -> None:
+    with RecordingServer(honest()) as server:
+        client = driver.client(
+            server.url, expectation(), headers={"Authorization": "Bearer k"}, cookies={"session": "c"}
+        )
+        driver.run(client, post())
+        visit = server.visits[0]
+        for request in visit.requests[:2]:
+            assert set(request.headers) <= {"host", "content-type", "content-length"}
+        assert visit.requests[2].headers["authorization"] == "Bearer k"
+        assert visit.requests[2].headers["cookie"] == "session=c"
+        assert visit.server_name is None  # SNI
+
+
+def test_a_new_connection_is_judged_and_never_resumed(driver: Driver) -> None:
+    with RecordingServer(honest()) as server:
+        for _ in range(2):
+            driver.run(driver.client(server.url, expectation()), post())
+        client = driver.client(server.url, expectation())
+        driver.run(client, post(), lambda c: _cut(driver, server, c), post())
+        assert len(server.visits) == 4
+        assert not any(visit.resumed for visit in server.visits)
+        assert all(visit.requests[1].of_the_exchange for visit in server.visits)
+        nonces = {json.loads(visit.requests[1].body)["nonce"] for visit in server.visits}
+        assert len(nonces) == 4
+
+
+def _cut(driver: Driver, server: RecordingServer, _client: Any) -> Any:
+    server.hang_up()
+
+    async def nothing() -> None:
+        await asyncio.sleep(0.05)
+
+    return nothing() if driver.awaited else time.sleep(0.05)
+
+
+def test_an_answer_can_be_read_as_it_arrives(driver: Driver) -> None:
+    body = bytes(range(256)) * 1000
+    with RecordingServer(honest(), lambda _r: answer(200, body)) as server:
+
+        def read(client: Any) -> Any:
+            with client.stream("POST", "/v1/hello", content=b"x") as reply:
+                return b"".join(reply.iter_bytes())
+
+        async def read_async(client: Any) -> Any:
+            async with client.stream("POST", "/v1/hello", content=b"x") as reply:
+                return b"".join([part async for part in reply.aiter_bytes()])
+
+        client = driver.client(server.url, expectation())
+        assert driver.run(client, read_async if driver.awaited else read) == [body]
+
+
+def test_several_threads_share_a_pool_of_judged_connections() -> None:
+    driver = Driver("httpx2", awaited=False)
+    with RecordingServer(honest()) as server, driver.client(server.url, expectation()) as client:
+        got: list[bytes] = []
+
+        def work(number: int) -> None:
+            got.append(client.post("/v1/hello", content=b"%d" % number).content)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(got) == [b"hello, %d" % number for number in range(6)]
+        assert all(visit.requests[1].of_the_exchange for visit in server.visits)
+
+
+# --- refusals
+
+
+def refused(
+    driver: Driver, url: str, expecting, *calls: Callable[[Any], Any], **options
+) -> BlindbuildError | Exception:
+    with pytest.raises(Exception) as caught:
+        driver.run(driver.client(url, expecting, **options), *(calls or (post(),)))
+    return caught.value
+
+
+def test_a_server_with_another_key_gets_no_byte_of_the_request(driver: Driver) -> None:
+    with RecordingServer(honest(), key=TlsKey()) as server:
+        error = refused(driver, server.url, expectation())
+        assert isinstance(error, VerificationError)
+        assert "C3 other-tls-key" in error.message
+        assert "something in between passes its answers on" in (error.hint or "")
+        assert server.asked == []
+        assert SECRET not in server.received
+        assert len(server.visits) == 1
+
+
+def test_a_test_tpm_is_refused(driver: Driver) -> None:
+    with RecordingServer(honest()) as server:
+        error = refused(driver, server.url, expectation(policy=Policy()))
+        assert isinstance(error, VerificationError)
+        assert (error.step, error.reason) == ("A11", "test-tpm")
+        assert server.asked == []
+
+
+def test_a_release_that_is_refused_is_no_reason_to_connect(driver: Driver) -> None:
+    with RecordingServer(honest()) as server:
+        error = refused(driver, server.url, expectation(envelope=publisher().but(name="other").envelope))
+        assert isinstance(error, VerificationError)
+        assert error.step == "M8"
+        assert server.visits == []
+
+
+@pytest.mark.parametrize(
+    "target", ["https://localhost:{port}/v1/hello", "http://127.0.0.1:{port}/x", "https://127.0.0.1:1/x"]
+)
+def test_a_request_to_another_server_is_refused(driver: Driver, target: str) -> None:
+    with RecordingServer(honest()) as server:
+        error = refused(driver, server.url, expectation(), post(path=target.format(port=server.port)))
+        assert isinstance(error, VerificationError)
+        assert (error.step, error.reason) == ("C5", "other-server")
+        assert server.visits == []
+
+
+@pytest.mark.bad_input(125)
+def test_a_redirect_to_another_server_is_not_followed_even_when_the_client_follows(driver: Driver) -> None:
+    with RecordingServer(honest()) as other:
+        to = {"Location": f"{other.url}/v1/hello"}
+        with RecordingServer(honest(), lambda _r: answer(307, b"", **to)) as server:
+            error = refused(driver, server.url, expectation(), post(follow_redirects=True))
+            assert isinstance(error, VerificationError)
+            assert (error.step, error.reason) == ("C5", "other-server")
+            assert "where nobody has proven anything" in (error.hint or "")
+            record("C5:other-server")
+            [plain] = driver.run(driver.client(server.url, expectation()), post())
+            assert plain.status_code == 307
+        assert other.visits == []
+
+
+def test_a_body_is_not_sent_twice_when_the_connection_dies(driver: Driver) -> None:
+    def cut(request: Request) -> bytes | None:
+        return None if request.body == b"cut" else answer(200, b"hello, " + request.body)
+
+    with RecordingServer(honest(), cut) as server:
+        error = refused(driver, server.url, expectation(), post(b"one"), post(b"cut"))
+        assert isinstance(error, driver.library.TransportError)
+        assert "It was not repeated" in str(error)
+        assert [request.body for request in server.asked] == [b"one", b"cut"]
+
+
+def test_an_answer_that_is_cut_is_an_error_in_words(driver: Driver) -> None:
+    def half(_request: Request) -> bytes:
+        return answer(200, b"x" * 1000)[:-1]
+
+    with RecordingServer(honest(), half) as server:
+        threading.Timer(0.5, server.hang_up).start()
+        error = refused(driver, server.url, expectation())
+        assert isinstance(error, driver.library.TransportError)
+        assert "It was not repeated" in str(error)
+        assert len(server.asked) == 1
+
+
+def test_a_server_that_is_silent_after_the_verdict_meets_the_timeout(driver: Driver) -> None:
+    def slow(_request: Request) -> bytes:
+        time.sleep(2)
+        return answer(200, b"late")
+
+    with RecordingServer(honest(), slow) as server:
+        began = time.monotonic()
+        error = refused(driver, server.url, expectation(), post(timeout=0.4))
+        assert isinstance(error, driver.library.ReadTimeout)
+        assert time.monotonic() - began < 1.8
+
+
+def test_a_server_that_is_silent_during_the_exchange_meets_the_timeout(driver: Driver) -> None:
+    def slow(_request: Request, data: bytes) -> bytes:
+        time.sleep(2)
+        return data
+
+    with RecordingServer(honest(), tamper=slow) as server:
+        error = refused(driver, server.url, expectation(), timeout=0.4)
+        assert isinstance(error, driver.library.ReadTimeout)
+        assert server.asked == []
+
+
+def test_an_answer_before_its_request_is_refused(driver: Driver) -> None:
+    def twice(request: Request, data: bytes) -> bytes:
+        return data + answer(200, b"what you wanted to hear") if request.method == "POST" else data
+
+    with RecordingServer(honest(), tamper=twice) as server:
+        error = refused(driver, server.url, expectation())
+        assert isinstance(error, ChannelError)
+        assert "sent an answer before it was asked" in (error.hint or "")
+        assert server.asked == []
+
+
+# --- proxies and other ways out
+
+
+def test_proxies_of_the_environment_get_nothing(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RecordingServer(honest()) as trap, RecordingServer(honest()) as server:
+        for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{trap.port}")
+            monkeypatch.setenv(name.lower(), f"http://127.0.0.1:{trap.port}")
+        transport = (
+            driver.module.AsyncAttestedTransport if driver.awaited else driver.module.AttestedTransport
+        )(server.url, expectation())
+        kind = driver.library.AsyncClient if driver.awaited else driver.library.Client
+        by_hand = kind(transport=transport, base_url=server.url)
+        for client in (driver.client(server.url, expectation()), by_hand):
+            [reply] = driver.run(client, post())
+            assert reply.status_code == 200
+        assert trap.visits == []
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("proxy", "end the connection"), ("mounts", "past the attested"), ("verify", "certificate authority")],
+)
+def test_a_client_that_would_send_elsewhere_cannot_be_made(driver: Driver, name: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        driver.client("https://host", expectation(), **{name: "http://127.0.0.1:9"})
+    with pytest.raises(UsageError, match="not one of the options"):
+        driver.client("https://host", expectation(), proxies={})
+
+
+@pytest.mark.parametrize("url", ["http://host", "https://user@host", "https://host/path", "host"])
+def test_an_address_that_is_no_server_is_refused(driver: Driver, url: str) -> None:
+    with pytest.raises(ChannelError, match="expected https://"):
+        driver.client(url, expectation())
+
+
+def test_no_keys_are_written_to_a_key_log(driver: Driver, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    with RecordingServer(honest()) as server:
+        driver.run(driver.client(server.url, expectation()), post())
+    assert not (tmp_path / "keys").exists()
+
+
+# --- C6: a verdict ends
+
+
+def test_a_verdict_that_ended_is_followed_by_another_attestation(driver: Driver) -> None:
+    now = [NOW]
+    with RecordingServer(honest()) as server:
+
+        def later(client: Any) -> Any:
+            now[0] = NOW + 3600
+            return post(b"two")(client)
+
+        answers = driver.run(
+            driver.client(server.url, expectation(clock=lambda: now[0])), post(b"one"), post(b"more"), later
+        )
+        assert [reply.content for reply in answers][-1] == b"hello, two"
+        assert [[r.body for r in v.requests[2:]] for v in server.visits] == [[b"one", b"more"], [b"two"]]
+
+
+def test_a_verdict_ends_on_its_timer(driver: Driver) -> None:
+    policy = dataclasses.replace(TEST_POLICY, session_s=1)
+    with RecordingServer(honest()) as server:
+
+        def later(client: Any) -> Any:
+            time.sleep(1.05)
+            return post()(client)
+
+        driver.run(driver.client(server.url, expectation(policy=policy)), post(), later)
+        assert len(server.visits) == 2
+
+
+def test_a_new_manifest_is_followed_by_another_attestation(driver: Driver) -> None:
+    newer = publisher().but(version="2.0.0", sequence=43)
+    calls = []
+
+    def latest() -> Expectation:
+        calls.append(1)
+        if len(calls) < 3:
+            return expectation()
+        return expectation(envelope=newer.envelope, release=newer.release)
+
+    with RecordingServer(honest()) as server:
+        driver.run(driver.client(server.url, latest, refresh_s=0.0), post(), post(), post(), post())
+        statements = [json.loads(visit.requests[1].body)["statement"] for visit in server.visits]
+        assert len(set(statements)) == 2
+        assert [len(visit.requests) for visit in server.visits] == [4, 4]
+        # two for the connections, three for requests on connections that were there
+        assert len(calls) == 5
+
+
+def test_an_expectation_that_cannot_be_had_sends_nothing(driver: Driver) -> None:
+    calls = []
+
+    def once() -> Expectation:
+        calls.append(1)
+        if len(calls) > 1:
+            raise ChannelError("the repository cannot be reached")
+        return expectation()
+
+    with RecordingServer(honest()) as server:
+        error = refused(driver, server.url, once, post(b"one"), post(b"two"), refresh_s=0.0)
+        assert isinstance(error, ChannelError)
+        assert [request.body for request in server.asked] == [b"one"]
+
+
+def test_another_key_is_judged_anew_and_a_thiefs_refused(driver: Driver) -> None:
+    attester = honest()
+    rebooted, thief = TlsKey(), TlsKey()
+    with RecordingServer(attester) as server:
+
+        def reboot(client: Any) -> Any:
+            server.use_key(rebooted)
+            attester.key = rebooted
+            return _cut(driver, server, client)
+
+        def steal(client: Any) -> Any:
+            server.use_key(thief)
+            return _cut(driver, server, client)
+
+        records: list[Any] = []
+        error = refused(
+            driver,
+            server.url,
+            expectation(audit=records.append),
+            post(b"one"),
+            reboot,
+            post(b"two"),
+            steal,
+            post(b"three"),
+        )
+        assert isinstance(error, VerificationError)
+        assert "C3 other-tls-key" in error.message
+        assert [request.body for request in server.asked] == [b"one", b"two"]
+        assert [record["accepted"] for record in records] == [True, True, False]
+        assert len({record["tlsKey"] for record in records}) == 3
+
+
+# --- the OpenAI SDK
+
+
+def completion(text: str) -> bytes:
+    value = {
+        "id": "c1",
+        "object": "chat.completion",
+        "created": NOW,
+        "model": "small",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+    }
+    return json.dumps(value).encode()
+
+
+def events(words: list[str]) -> bytes:
+    lines = []
+    for word in words:
+        choice = {"index": 0, "delta": {"content": word}, "finish_reason": None}
+        chunk = {"id": "c1", "object": "chat.completion.chunk", "created": NOW, "model": "small"}
+        lines.append(f"data: {json.dumps(chunk | {'choices': [choice]})}\n\n")
+    return ("".join(lines) + "data: [DONE]\n\n").encode()
+
+
+def chat(request: Request) -> bytes:
+    """What a model behind the gate answers; a stream as one body, since the gate answers whole bodies."""
+    if (request.method, request.target) != ("POST", "/v1/chat/completions"):
+        return answer(404, b"")
+    asked = json.loads(request.body)
+    said = asked["messages"][-1]["content"]
+    if asked.get("stream"):
+        return answer(200, events(["you ", "said ", said]), Content_Type="text/event-stream")
+    return answer(200, completion(f"you said {said}"), Content_Type="application/json")
+
+
+MESSAGES: Any = [{"role": "user", "content": "Ada"}]
+
+
+@pytest.fixture
+def model() -> Iterator[RecordingServer]:
+    with RecordingServer(honest(), chat) as server:
+        yield server
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_the_openai_sdk_asks_an_attested_model(name: str, model: RecordingServer) -> None:
+    driver = Driver(name, awaited=False)
+    with driver.client(model.url, expectation()) as http_client:
+        sdk = openai.OpenAI(base_url=f"{model.url}/v1", api_key="key", http_client=http_client, max_retries=0)
+        made = sdk.chat.completions.create(model="small", messages=MESSAGES)
+        assert made.choices[0].message.content == "you said Ada"
+        parts = sdk.chat.completions.create(model="small", messages=MESSAGES, stream=True)
+        assert "".join(part.choices[0].delta.content or "" for part in parts) == "you said Ada"
+    assert len(model.visits) == 1
+    assert [request.headers["authorization"] for request in model.asked] == ["Bearer key"] * 2
+    assert all("authorization" not in request.headers for request in model.visits[0].requests[:2])
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_the_asynchronous_openai_sdk_asks_an_attested_model(name: str, model: RecordingServer) -> None:
+    driver = Driver(name, awaited=True)
+
+    async def talk() -> tuple[str | None, str]:
+        async with driver.client(model.url, expectation()) as http_client:
+            sdk = openai.AsyncOpenAI(
+                base_url=f"{model.url}/v1", api_key="key", http_client=http_client, max_retries=0
+            )
+            made = await sdk.chat.completions.create(model="small", messages=MESSAGES)
+            stream = await sdk.chat.completions.create(model="small", messages=MESSAGES, stream=True)
+            parts = [part.choices[0].delta.content or "" async for part in stream]
+            return made.choices[0].message.content, "".join(parts)
+
+    assert asyncio.run(talk()) == ("you said Ada", "you said Ada")
+    assert len(model.visits) == 1
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_the_openai_sdk_shows_why_a_server_is_refused_and_tries_once(name: str) -> None:
+    driver = Driver(name, awaited=False)
+    with RecordingServer(honest(), chat, key=TlsKey()) as server:
+        with driver.client(server.url, expectation()) as http_client:
+            # even with the SDK's retries on: a refusal is no error of the network
+            sdk = openai.OpenAI(base_url=f"{server.url}/v1", api_key="key", http_client=http_client)
+            with pytest.raises(VerificationError, match="C3 other-tls-key"):
+                sdk.chat.completions.create(model="small", messages=MESSAGES)
+        assert len(server.visits) == 1
+        assert b"Ada" not in server.received
+        assert b"Bearer" not in server.received
+
+
+def test_a_client_without_httpx_loads_none_of_it() -> None:
+    code = "import sys, blindbuild.client; print([m for m in sys.modules if m.split('.')[0] in "
+    code += "('httpx', 'httpx2', 'httpcore', 'httpcore2', 'anyio', 'asyncio')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
