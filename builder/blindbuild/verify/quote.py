@@ -32,9 +32,9 @@ from blindbuild.formats.tpmkey import EccKey, PublicArea, RsaKey
 from blindbuild.measure.classification import REGISTER_COUNT
 from blindbuild.verify.checklist import Checklist, found, refuse
 from blindbuild.verify.policy import Basis
-from blindbuild.verify.session import NONCE_SIZE, RecordedSession
+from blindbuild.verify.session import NONCE_SIZE, PROFILE, SEALED_PROFILE, RecordedSession
 
-LABEL = b"blindbuild/tls-spki-quote/v1"
+LABELS = {PROFILE: b"blindbuild/tls-spki-quote/v1", SEALED_PROFILE: b"blindbuild/hpke-quote/v1"}
 ROLE = b"server"
 _SELECT_SIZE = 3  # bytes: 24 registers
 _HASHES: dict[int, tuple[HashAlgorithm, hashes.HashAlgorithm]] = {
@@ -63,14 +63,14 @@ class QuoteExpectation:
 ALL_REGISTERS = frozenset(range(REGISTER_COUNT))
 
 
-def bound_data(*, nonce: bytes, spki: bytes, statement: Digest) -> bytes:
-    """Return the extraData of a quote that belongs to one nonce, one TLS key and one statement.
+def bound_data(*, nonce: bytes, spki: bytes, statement: Digest, profile: str = PROFILE) -> bytes:
+    """Return the extraData of a quote that belongs to one nonce, one channel key and one statement.
 
     Each part with its length in front, so that no two lists of parts give the same bytes.
 
     Source: docs/spec/evidence.md.
     """
-    parts = (LABEL, nonce, Digest.sha256(spki).value, statement.value, ROLE)
+    parts = (LABELS[profile], nonce, Digest.sha256(spki).value, statement.value, ROLE)
     return Digest.sha256(b"".join(struct.pack(">H", len(part)) + part for part in parts)).value
 
 
@@ -123,10 +123,10 @@ def judge_binding(steps: Checklist, quote: Quote | None, session: RecordedSessio
     """Run steps Q7 and C3: the quote was made for this nonce, this statement, and this connection's key."""
     steps.run("Q7", lambda: _check_bound_data(found(quote), session), needs=("Q10",))
     if steps.passed("Q7"):
-        steps.run("C3", lambda: (None, f"TLS key {Digest.sha256(session.spki).hex}"))
+        steps.run("C3", lambda: _check_channel(session))
     elif steps.passed("Q10", "A8"):
         # this very TPM answered our fresh credential, so the session is not an old one
-        steps.run("C3", _other_key)
+        steps.run("C3", lambda: _other_key(session))
     else:
         steps.skip("C3", "not reached: needs Q7")
 
@@ -339,18 +339,37 @@ def _check_firmware(quote: Quote, minimum: int) -> tuple[None, str]:
 
 
 def _check_bound_data(quote: Quote, session: RecordedSession) -> tuple[None, str]:
-    expected = bound_data(nonce=session.nonce, spki=session.spki, statement=session.statement)
+    expected = bound_data(
+        nonce=session.nonce, spki=session.spki, statement=session.statement, profile=session.profile
+    )
     if not hmac.compare_digest(quote.extra_data, expected):
         raise refuse(
             "Q7",
             "bound-data-mismatch",
             f"expected extraData {expected.hex()}, got {quote.extra_data.hex()[:128]}: "
-            "the quote was made for another nonce, another TLS key or another statement",
+            "the quote was made for another nonce, another key of the channel or another statement",
         )
     return None, f"extraData {expected.hex()}"
 
 
-def _other_key() -> tuple[None, str]:
+def _check_channel(session: RecordedSession) -> tuple[None, str]:
+    key = Digest.sha256(session.spki).hex
+    if session.profile == PROFILE:
+        return None, f"TLS key {key}"
+    sealing = session.evidence.sealing
+    if sealing is None or sealing.spki != session.spki:
+        raise refuse("C3", "other-hpke-key", "expected requests sealed to the attested key, got another")
+    return None, f"requests are sealed to HPKE key {key}"
+
+
+def _other_key(session: RecordedSession) -> tuple[None, str]:
+    if session.profile == SEALED_PROFILE:
+        raise refuse(
+            "C3",
+            "other-hpke-key",
+            "the TPM answered this client's own credential, but its quote is bound to another HPKE key: "
+            "somebody between this client and the image put in a key of theirs",
+        )
     raise refuse(
         "C3",
         "other-tls-key",

@@ -14,19 +14,23 @@ from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import FormatError, VerificationError
 from blindbuild.formats.canonical import JsonValue, canonical_bytes, parse_json
 from blindbuild.formats.fields import Fields, encode_base64
+from blindbuild.formats.hpke import read_key
 from blindbuild.formats.tpm2 import MAX_CERTIFICATE, MAX_STRUCTURE
 from blindbuild.measure.classification import REGISTER_COUNT
 
 PROFILE = "tls-spki-quote-v1"
+SEALED_PROFILE = "hpke-quote-v1"
 MAX_ANSWER = 4 << 20  # bytes; docs/spec/evidence.md
 MAX_SESSION = 8 << 20  # bytes; a whole recorded session
 NONCE_SIZE = 32  # bytes
 SECRET_SIZE = 32  # bytes of a credential
+SESSION_SIZE = 16  # bytes of a session's id; docs/spec/hpke-channel.md
 _MAX_EVENT_LOG = 1 << 20  # bytes; as the event log parser's own limit
 _MAX_SPKI = 1024  # bytes; a P-256 key has 91
 _MAX_EK_CERTIFICATES = 8  # RSA-2048 and P-384 of swtpm, and a few more
 _NV_INDEX = re.compile(r"0x[0-9a-f]{8}")
 _HEX_32 = re.compile(r"[0-9a-f]{64}")
+_HEX_16 = re.compile(r"[0-9a-f]{32}")
 _BANKS = ("sha256", "sha384", "sha512")
 _T = TypeVar("_T")
 
@@ -55,6 +59,19 @@ class Endorsement:
 
 
 @dataclass(frozen=True, slots=True)
+class Sealing:
+    """To whom requests are sealed, in profile hpke-quote-v1.
+
+    Attributes:
+        spki: DER SubjectPublicKeyInfo of the attester's HPKE key.
+        session: the attester's own name for what follows this exchange; it proves nothing.
+    """
+
+    spki: bytes
+    session: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """The attester's answer to one nonce.
 
@@ -62,6 +79,7 @@ class Evidence:
         quote: TPMS_ATTEST, as signed.
         signature: TPMT_SIGNATURE.
         registers: the 24 values that the quote is said to be over.
+        sealing: there exactly in profile hpke-quote-v1.
     """
 
     profile: str
@@ -71,6 +89,7 @@ class Evidence:
     registers: tuple[Digest, ...]
     event_log: bytes
     activated_secret: bytes | None
+    sealing: Sealing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +98,8 @@ class RecordedSession:
 
     Attributes:
         statement: the SHA-256 that the client sent: what it judges by.
-        spki: DER SubjectPublicKeyInfo of the server's certificate on the client's own connection.
+        spki: DER SubjectPublicKeyInfo of the key that data is for: that of the server's certificate on the
+            client's own connection, or in profile hpke-quote-v1 the one that requests are sealed to.
         credential_secret: what the client put into the credential; None when it sent none.
         live: set by the client that just had this exchange; a session read from a file never is.
     """
@@ -130,10 +150,11 @@ def session_bytes(session: RecordedSession) -> bytes:
         "nonce": session.nonce.hex(),
         "statement": session.statement.hex,
         "bank": session.bank.value,
-        "spki": encode_base64(session.spki),
         "endorsement": _write_endorsement(session.endorsement),
         "evidence": _write_evidence(session.evidence),
     }
+    if session.profile == PROFILE:
+        value["spki"] = encode_base64(session.spki)
     if session.credential_secret is not None:
         value["credentialSecret"] = encode_base64(session.credential_secret)
     return canonical_bytes(value)
@@ -150,20 +171,29 @@ def _read_session(value: JsonValue) -> RecordedSession:
     fields = Fields(
         value,
         "session",
-        required=("version", "profile", "nonce", "statement", "bank", "spki", "endorsement", "evidence"),
-        optional=("credentialSecret",),
+        required=("version", "profile", "nonce", "statement", "bank", "endorsement", "evidence"),
+        optional=("credentialSecret", "spki"),
     )
     fields.integer("version", minimum=1, maximum=1)
+    evidence = _read_evidence(fields.raw("evidence"))
     return RecordedSession(
-        profile=fields.word("profile", (PROFILE,)),
+        profile=fields.word("profile", (PROFILE, SEALED_PROFILE)),
         nonce=bytes.fromhex(fields.token("nonce", _HEX_32)),
         statement=fields.digest("statement", HashAlgorithm.SHA256),
         bank=HashAlgorithm(fields.word("bank", _BANKS)),
-        spki=fields.base64("spki", max_bytes=_MAX_SPKI),
+        spki=_read_spki(fields, evidence),
         credential_secret=_optional_secret(fields, "credentialSecret"),
         endorsement=_read_endorsement(fields.raw("endorsement")),
-        evidence=_read_evidence(fields.raw("evidence")),
+        evidence=evidence,
     )
+
+
+def _read_spki(fields: Fields, evidence: Evidence) -> bytes:
+    """Return the key that data was for; a sealed session has none but the one in the evidence."""
+    sealed = fields.raw("profile") == SEALED_PROFILE
+    if sealed is ("spki" in fields) or sealed is (evidence.sealing is None):
+        raise fields.fail("spki", "expected the connection's key, or evidence with an HPKE key, as profiled")
+    return fields.base64("spki", max_bytes=_MAX_SPKI) if evidence.sealing is None else evidence.sealing.spki
 
 
 def _read_endorsement(value: JsonValue) -> Endorsement:
@@ -196,7 +226,7 @@ def _read_evidence(value: JsonValue) -> Evidence:
         value,
         "evidence",
         required=("version", "profile", "bank", "quote", "signature", "pcrs", "eventLog"),
-        optional=("activatedSecret",),
+        optional=("activatedSecret", "hpkeKey", "session"),
     )
     fields.integer("version", minimum=1, maximum=1)
     bank = HashAlgorithm(fields.word("bank", _BANKS))
@@ -206,14 +236,30 @@ def _read_evidence(value: JsonValue) -> Evidence:
     except FormatError as error:
         raise fields.fail("pcrs", error.message) from error
     return Evidence(
-        profile=fields.word("profile", (PROFILE,)),
+        profile=fields.word("profile", (PROFILE, SEALED_PROFILE)),
         bank=bank,
         quote=fields.base64("quote", max_bytes=MAX_STRUCTURE),
         signature=fields.base64("signature", max_bytes=MAX_STRUCTURE),
         registers=registers,
         event_log=fields.base64("eventLog", max_bytes=_MAX_EVENT_LOG),
         activated_secret=_optional_secret(fields, "activatedSecret"),
+        sealing=_read_sealing(fields),
     )
+
+
+def _read_sealing(fields: Fields) -> Sealing | None:
+    sealed = fields.raw("profile") == SEALED_PROFILE
+    for key in ("hpkeKey", "session"):
+        if sealed is not (key in fields):
+            raise fields.fail(key, f"expected it exactly with profile {SEALED_PROFILE}")
+    if not sealed:
+        return None
+    spki = fields.base64("hpkeKey", max_bytes=_MAX_SPKI)
+    try:
+        read_key(spki)
+    except FormatError as error:
+        raise fields.fail("hpkeKey", error.message) from error
+    return Sealing(spki, bytes.fromhex(fields.token("session", _HEX_16)))
 
 
 def _optional_secret(fields: Fields, key: str) -> bytes | None:
@@ -250,6 +296,9 @@ def _write_evidence(evidence: Evidence) -> JsonValue:
         "pcrs": [register.hex for register in evidence.registers],
         "eventLog": encode_base64(evidence.event_log),
     }
+    if evidence.sealing is not None:
+        value["hpkeKey"] = encode_base64(evidence.sealing.spki)
+        value["session"] = evidence.sealing.session.hex()
     if evidence.activated_secret is not None:
         value["activatedSecret"] = encode_base64(evidence.activated_secret)
     return value
