@@ -23,6 +23,7 @@ VERBS = {
     "keygen": ("keygen", "Make a release key."),
     "trust": ("trust", "Write the file that tells a client whom to believe."),
     "sign": ("sign", "Sign an image's statement and release, or the image for Secure Boot."),
+    "publish": ("publish", "Hand a release out: web server, OCI registry."),
     "log": ("log", "Keep, prove and watch a transparency log of releases."),
     "run": ("run", "Boot an image in QEMU with OVMF and a software TPM."),
     "verify": ("verify", "Judge a running server, or a recorded session."),

@@ -12,9 +12,8 @@ from __future__ import annotations
 import re
 import time
 import urllib.parse
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
 from blindbuild.client.registry_login import Challenge, Login, parse_challenge, read_login
 from blindbuild.client.web import MAX_ANSWER_S, MOVED, NOT_THERE, Reply, exchange, is_loopback
@@ -29,9 +28,6 @@ _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")  # visible characters: it becomes p
 _PUBLIC_NAME = re.compile(r"[a-z0-9.-]+\.[a-z][a-z0-9-]*")  # no address, and no name of one label
 _CODE = re.compile(r"[A-Z_]{1,40}")
 _OK, _UNAUTHORIZED = 200, 401
-
-Body = bytes | Callable[[], BinaryIO]
-"""What is sent: bytes, or what opens a file; opened anew if the request is repeated with a login."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +72,7 @@ class Registry:
         *,
         limit_bytes: int,
         headers: Mapping[str, str] | None = None,
-        body: Body | None = None,
+        body: bytes | None = None,
     ) -> Reply:
         """Send one request to this registry; if it wants a login first, once more with one.
 
@@ -175,16 +171,11 @@ class Registry:
         )
 
     def _send(
-        self, method: str, url: str, limit_bytes: int, headers: Mapping[str, str], body: Body | None
+        self, method: str, url: str, limit_bytes: int, headers: Mapping[str, str], body: bytes | None
     ) -> Reply:
         sent = dict(headers)
         if self._authorization is not None:
             sent["Authorization"] = self._authorization
-        if callable(body):
-            with body() as stream:
-                return exchange(
-                    method, url, limit_bytes=limit_bytes, headers=sent, body=stream, within_s=self._rest_s()
-                )
         return exchange(
             method, url, limit_bytes=limit_bytes, headers=sent, body=body, within_s=self._rest_s()
         )
@@ -216,7 +207,7 @@ class Registry:
         host = self.reference.host
         challenge = parse_challenge(reply.headers.get("WWW-Authenticate", ""), host=host)
         login = read_login(host, self._access.environ)
-        if login is not None and self._access.plain_http and not is_loopback(_name(self._base)):
+        if login is not None and self._access.plain_http and not is_loopback(self.reference.host_name):
             raise ChannelError(f"{host}: expected TLS for a login, got plain http")
         if challenge.bearer:
             self._authorization = f"Bearer {self._token(challenge, login)}"
@@ -267,7 +258,10 @@ class Registry:
         # over https a name is proven whatever its port; over http another port may be anybody's program
         if url.startswith(f"{self._base}/"):
             return True
-        return _split(url).scheme == "https" and _name(url) in {_name(self._base), *self._access.token_hosts}
+        return _split(url).scheme == "https" and _name(url) in {
+            self.reference.host_name,
+            *self._access.token_hosts,
+        }
 
 
 def require_plain_http_allowed(host: str, *, plain_http: bool) -> None:

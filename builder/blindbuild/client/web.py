@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import ipaddress
 import socket
 import ssl
@@ -16,7 +17,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.message import Message
-from typing import BinaryIO
 
 from blindbuild.errors import ChannelError
 from blindbuild.formats.printable import visible
@@ -57,7 +57,7 @@ def exchange(
     *,
     limit_bytes: int,
     headers: Mapping[str, str] | None = None,
-    body: bytes | BinaryIO | None = None,
+    body: bytes | None = None,
     within_s: float = MAX_ANSWER_S,
 ) -> Reply:
     """Send one request and return its answer, whatever its status.
@@ -66,7 +66,7 @@ def exchange(
         method: such as `GET`.
         url: an http or https address.
         limit_bytes: of the body of an answer of status 200 to 299; of another, the first bytes are enough.
-        headers: beside those that every request has; a body that is a stream needs its Content-Length.
+        headers: beside those that every request has.
         body: what is sent.
         within_s: for the whole exchange.
 
@@ -155,7 +155,7 @@ def _ask(method: str, url: str, body: bytes | None, limit_bytes: int) -> Answer:
 
 @contextlib.contextmanager
 def _asked(
-    method: str, url: str, body: bytes | BinaryIO | None, headers: Mapping[str, str], within_s: float
+    method: str, url: str, body: bytes | None, headers: Mapping[str, str], within_s: float
 ) -> Iterator[http.client.HTTPResponse]:
     # no redirects are followed and no proxies of the environment used: who is asked is who was named
     late = threading.Event()
@@ -164,7 +164,10 @@ def _asked(
             parts = urllib.parse.urlsplit(url)
             target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
             more = {"User-Agent": "blindbuild", "Connection": "close"}
-            connection.request(method, target, body=body, headers={**headers, **more})
+            stream = None
+            if body is not None:  # in pieces: a socket's timeout is for each, however long all of them take
+                stream, more["Content-Length"] = io.BytesIO(body), str(len(body))
+            connection.request(method, target, body=stream, headers={**headers, **more})
             with connection.getresponse() as response:
                 yield response
     except ChannelError:

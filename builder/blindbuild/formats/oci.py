@@ -77,6 +77,11 @@ class Reference:
         """The digest that it names, or None for a tag."""
         return _digest(self.name) if _DIGEST.fullmatch(self.name) else None
 
+    @property
+    def host_name(self) -> str:
+        """The host without its port."""
+        return re.sub(r":[0-9]+$", "", self.host)
+
     def at(self, digest: Digest) -> Reference:
         """The same repository, but this very manifest."""
         return Reference(self.host, self.repository, str(digest))
