@@ -31,6 +31,7 @@ from tests.integration.gate_harness import (
     running_gate,
 )
 
+MAX_REPLIES, MAX_WAITING = 16, 16  # guest/gate: evidence under way, and clients in line for it
 SIZES = {"sha256": 32, "sha384": 48, "sha512": 64}
 ALGORITHMS = {"sha256": 0x0B, "sha384": 0x0C, "sha512": 0x0D}
 
@@ -307,7 +308,7 @@ def test_a_tpm_that_is_gone_is_said_so_and_the_rest_goes_on(gate_binary: Path, t
 
 def test_a_silent_tpm_holds_nobody_but_those_who_ask_it(gate_binary: Path, tmp_path: Path) -> None:
     with running_gate(gate_binary, tmp_path, None) as gate:
-        waiting = [gate.client() for _ in range(17)]
+        waiting = [gate.client() for _ in range(MAX_REPLIES + MAX_WAITING)]
         for client in waiting:
             client.send(f"GET {ENDORSEMENT} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         time.sleep(0.5)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tests.fakes.gate_launcher import FakeLauncher, answer_with, echo, read_requ
 from tests.integration.gate_harness import CONFIG, ENDORSEMENT, Client, RunningGate, running_gate
 
 GateMaker = Callable[..., AbstractContextManager[RunningGate]]
+SPARE_BODIES, MAX_WAITING = 2, 16  # guest/gate: requests beside those that run, and those in line for a place
 BUCKETS = (1 << 10, 4 << 10, 16 << 10, 64 << 10)
 
 
@@ -304,17 +307,22 @@ def test_a_launcher_that_stays_busy_is_a_503_and_one_that_reaps_soon_is_not(own_
         assert client.post("/v1/hello", b"x").body == b"x"
 
 
-def test_more_requests_than_slots_are_a_503(own_gate: GateMaker) -> None:
-    def slow(stream: socket.socket) -> None:
+def test_requests_wait_for_a_slot_and_too_many_are_a_503(own_gate: GateMaker) -> None:
+    finish = threading.Event()
+
+    def held(stream: socket.socket) -> None:
         body = read_request(stream)
-        time.sleep(1)
+        finish.wait(20)
         stream.sendall(len(body).to_bytes(4, "big") + body)
 
-    with own_gate(FakeLauncher(slow)) as gate:
-        clients = [gate.client() for _ in range(4)]
-        for client in clients:
-            client.send(b"POST /v1/hello HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
-        assert sorted(client.read().status for client in clients) == [200, 200, 503, 503]
+    places = 2 + SPARE_BODIES + MAX_WAITING
+    with own_gate(FakeLauncher(held), concurrency=2) as gate, ThreadPoolExecutor(places + 3) as pool:
+        asked = [pool.submit(gate.client().post, "/v1/hello", b"x") for _ in range(places + 3)]
+        refused = [answer.result().status for _, answer in zip(range(3), as_completed(asked), strict=False)]
+        finish.set()
+        served = sorted(answer.result().status for answer in asked)
+    assert refused == [503] * 3
+    assert served == [200] * places + refused
 
 
 @pytest.mark.parametrize("reply", [b"X", b"S", b"SS", b"BB"])

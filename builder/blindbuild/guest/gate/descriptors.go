@@ -6,6 +6,7 @@ import (
 	"os"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // The descriptors init hands over (docs/spec/guest-abi.md, "Descriptors").
@@ -43,21 +44,24 @@ func openListener(descriptor int) (syscall.RawConn, error) {
 	return file.SyscallConn()
 }
 
-// accept waits for the next connection. It asks for no peer address: the gate knows nobody's.
+// accept waits for the next connection.
 func accept(listener syscall.RawConn) (*connection, error) {
 	const flags = syscall.SOCK_NONBLOCK | syscall.SOCK_CLOEXEC
 	for {
 		var accepted uintptr
 		var errno syscall.Errno
+		var peer syscall.RawSockaddrInet4
+		size := uint32(syscall.SizeofSockaddrInet4)
 		err := listener.Read(func(fd uintptr) bool {
-			accepted, _, errno = syscall.Syscall6(syscall.SYS_ACCEPT4, fd, 0, 0, flags, 0, 0)
+			accepted, _, errno = syscall.Syscall6(syscall.SYS_ACCEPT4, fd,
+				uintptr(unsafe.Pointer(&peer)), uintptr(unsafe.Pointer(&size)), flags, 0, 0)
 			return errno != syscall.EAGAIN
 		})
 		if err != nil {
 			return nil, err
 		}
 		if errno == 0 {
-			return &connection{File: os.NewFile(accepted, "connection")}, nil
+			return &connection{File: os.NewFile(accepted, "connection"), address: peer.Addr}, nil
 		}
 		time.Sleep(acceptPause) // a connection gone again, or a shortage that passes
 	}

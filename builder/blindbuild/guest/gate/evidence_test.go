@@ -4,9 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 )
 
 // The vector is the one of docs/spec/evidence.md.
@@ -63,26 +61,5 @@ func TestABrokenTPMIsSaidSoInOneWord(t *testing.T) {
 	a := newAttester(deadTPM)
 	if err := a.withTPM(func() error { t.Error("there are no keys"); return nil }); err != errTPM {
 		t.Error(err)
-	}
-}
-
-func TestMoreThanAFewThatWaitAreTurnedAway(t *testing.T) {
-	a := newAttester(deadTPM)
-	a.turn <- struct{}{} // somebody else has the TPM
-	var group sync.WaitGroup
-	for range maxWaiting {
-		group.Add(1)
-		go func() { defer group.Done(); _ = a.withTPM(func() error { return nil }) }()
-	}
-	for a.waiting.Load() < maxWaiting {
-		time.Sleep(time.Millisecond)
-	}
-	if err := a.withTPM(func() error { return nil }); err != errBusy {
-		t.Error(err)
-	}
-	<-a.turn
-	group.Wait()
-	if a.waiting.Load() != 0 {
-		t.Error("the queue is not empty again")
 	}
 }

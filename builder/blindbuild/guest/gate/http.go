@@ -105,8 +105,8 @@ func isToken(text string) bool {
 // source reads requests from a connection through one buffer of fixed size.
 type source struct {
 	stream     io.Reader
-	firstBytes func() // called when the first bytes of a head have come
-	progress   func() // called when another piece of a body has come
+	firstBytes func()    // called when the first bytes of a head have come
+	progress   func(int) // called with the length of another piece of a body
 	buffer     [maxHeadBytes]byte
 	filled     int
 }
@@ -147,7 +147,7 @@ func (s *source) readBody(body []byte) error {
 			return err
 		}
 		n += len(piece)
-		s.progress()
+		s.progress(len(piece))
 	}
 	return nil
 }

@@ -61,7 +61,7 @@ func FuzzHead(f *testing.F) {
 func TestRequestsComeApartWhereverTheStreamIsCut(t *testing.T) {
 	const text = "POST /v1/a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhelloGET /b HTTP/1.1\r\nHost: a\r\n\r\n"
 	for _, stream := range []io.Reader{iotest.OneByteReader(strings.NewReader(text)), strings.NewReader(text)} {
-		s := &source{stream: stream, firstBytes: func() {}, progress: func() {}}
+		s := &source{stream: stream, firstBytes: func() {}, progress: func(int) {}}
 		first, err := s.readHead()
 		if err != nil || first.path != "/v1/a" {
 			t.Fatal(first, err)
@@ -83,14 +83,14 @@ func TestRequestsComeApartWhereverTheStreamIsCut(t *testing.T) {
 }
 
 func TestAnEndlessHeadIsRefused(t *testing.T) {
-	s := &source{stream: strings.NewReader(strings.Repeat("a", 2*maxHeadBytes)), firstBytes: func() {}, progress: func() {}}
+	s := &source{stream: strings.NewReader(strings.Repeat("a", 2*maxHeadBytes)), firstBytes: func() {}, progress: func(int) {}}
 	if _, err := s.readHead(); err != errRequest {
 		t.Error(err)
 	}
 }
 
 func TestACutBodyIsAnError(t *testing.T) {
-	s := &source{stream: strings.NewReader("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhell"), firstBytes: func() {}, progress: func() {}}
+	s := &source{stream: strings.NewReader("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhell"), firstBytes: func() {}, progress: func(int) {}}
 	if _, err := s.readHead(); err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 
 const (
 	launcherPatience = 10 * time.Second // it forks and answers
+	slotPatience     = 10 * time.Second // few wait here: whoever does has a place in line (line.go)
 	killGrace        = 2 * time.Second  // the launcher kills at `seconds`; the gate's own limit comes after it
 	reapPause        = 20 * time.Millisecond
 	reapTries        = 50 // a process that has answered may still be there for the launcher
@@ -40,10 +41,12 @@ func openLauncher(descriptor int, c config) (*launcher, error) {
 
 // run has one process of the workload answer the request. After errLauncher the gate must not go on.
 func (l *launcher) run(request []byte) ([]byte, error) {
+	wait := time.NewTimer(slotPatience)
+	defer wait.Stop()
 	select {
 	case l.slots <- struct{}{}:
 		defer func() { <-l.slots }()
-	default:
+	case <-wait.C:
 		return nil, errSlots
 	}
 	stream, err := l.start()

@@ -7,13 +7,14 @@ package main
 import (
 	"crypto/sha256"
 	"os"
+	"runtime"
 	"runtime/debug"
 )
 
 const (
 	configPath   = "gate.json" // in the working directory, which is the gate's root
 	filterPath   = "filter"    // beside it
-	baseMemory   = 48 << 20    // the runtime, the event log, and 64 connections
+	baseMemory   = 48 << 20    // the runtime, the event log, all connections, and their evidence
 	bodyHandling = 5           // a body is at most this often in memory: itself, its answer, padded, sealed, and garbage
 )
 
@@ -56,11 +57,11 @@ func main() {
 		exitOn(err, 22)
 		source.keyDigest = sha256.Sum256(source.sealer.spki)
 	}
-	// The first client need not wait for the keys. An error is not lost: the next request meets it again.
-	go func() { _, _ = source.endorsement() }()
 	s := &server{
 		routes: config.routes, maxRequestBytes: config.maxRequestBytes, tls: tlsConfig, evidence: source,
-		launcher: launcher, table: newTable(config.concurrency + spareBodies),
+		launcher: launcher, table: newTable(capacities(config.concurrency, len(source.eventLog)), runtime.GOMAXPROCS(0)),
 	}
+	// The first client need not wait for the keys. An error is not lost: the next request meets it again.
+	go func() { _, _ = s.learnEndorsement() }()
 	exitOn(s.serve(listener), 31)
 }

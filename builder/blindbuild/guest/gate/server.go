@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"crypto/tls"
 	"io"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -16,8 +18,10 @@ const (
 	slowestRate    = 16 * kib        // bytes a second a client must take or give
 	drainLimit     = 2 * time.Second // after an answer that does not wait for the rest of a request
 	drainBytes     = 1 << 20
-	spareBodies    = 2  // requests that may come in while all slots are busy
-	roomTries      = 50 // with acceptPause between: longer than stallLimit
+	spareBodies    = 2        // requests that may be there while all slots are busy
+	freeBodyBytes  = 16 * kib // of a request that needs no place in line to come in
+	replyBudget    = 8 << 20  // for the evidence that is on its way
+	maxReplies     = 16
 )
 
 const (
@@ -44,8 +48,17 @@ type server struct {
 	maxRequestBytes int
 	tls             *tls.Config
 	evidence        *evidenceSource
+	endorsement     atomic.Pointer[[]byte]
 	launcher        *launcher
 	table           *table
+}
+
+// capacities is how many connections may have a place in each line: memory is set aside for so many.
+func capacities(concurrency, eventLogBytes int) (c [lines]int) {
+	c[uploads], c[works] = concurrency+spareBodies, concurrency+spareBodies
+	c[replies] = max(2, min(maxReplies, replyBudget/(2*bucket(eventLogBytes)))) // an answer is there twice: plain and padded
+	c[quotes] = 1
+	return c
 }
 
 // serve takes connections for ever; its error is the listener's.
@@ -66,11 +79,13 @@ func (s *server) serve(listener syscall.RawConn) error {
 func (s *server) talk(c *connection) {
 	defer s.table.remove(c)
 	defer func() { _ = recover() }()
+	defer c.arrive()
 	c.waits(handshakeLimit)
 	stream := tls.Server(c, s.tls)
 	if stream.Handshake() != nil {
 		return
 	}
+	c.arrive()
 	requests := &source{stream: stream, firstBytes: func() { c.waits(headLimit) }, progress: c.progress}
 	for {
 		idle := strangerIdle
@@ -87,7 +102,7 @@ func (s *server) talk(c *connection) {
 			return
 		}
 		sent := s.send(c, stream, a)
-		c.note(func() { c.holds = 0 })
+		s.table.leave(c, uploads, works, replies)
 		if !sent {
 			return
 		}
@@ -102,7 +117,7 @@ func (s *server) talk(c *connection) {
 func (s *server) send(c *connection, stream io.Writer, a answer) bool {
 	message := a.marshal()
 	clear(a.body)
-	c.waits(transferLimit(len(message)))
+	c.transfers(len(message), transferLimit(len(message)))
 	_, err := stream.Write(message)
 	clear(message)
 	return err == nil
@@ -137,7 +152,7 @@ func (s *server) answer(c *connection, stream io.Writer, requests *source, r req
 	case r.method == "GET" && r.path == healthPath:
 		handle = func(*connection, []byte) answer { return healthy }
 	case r.method == "GET" && r.path == endorsementPath:
-		handle = func(*connection, []byte) answer { return jsonAnswer(s.evidence.endorsement()) }
+		handle = s.answerEndorsement
 	case r.method == "GET" && probeRoute != nil && r.path == probePath:
 		handle = func(c *connection, _ []byte) answer { return probeRoute(s, c) }
 	case r.method == "POST" && r.path == evidencePath:
@@ -157,7 +172,7 @@ func (s *server) answer(c *connection, stream io.Writer, requests *source, r req
 	if r.contentLength > limit {
 		return tooLarge
 	}
-	if r.contentLength > maxEvidenceBytes && !s.claim(c, upload) {
+	if r.contentLength > freeBodyBytes && !s.table.enter(c, uploads) {
 		return noRoom
 	}
 	if r.expectContinue && !s.send(c, stream, goOn) {
@@ -165,7 +180,7 @@ func (s *server) answer(c *connection, stream io.Writer, requests *source, r req
 	}
 	body := make([]byte, max(r.contentLength, 0))
 	defer clear(body)
-	c.waits(transferLimit(len(body)))
+	c.transfers(len(body), transferLimit(len(body)))
 	if requests.readBody(body) != nil {
 		return badRequest
 	}
@@ -173,26 +188,42 @@ func (s *server) answer(c *connection, stream io.Writer, requests *source, r req
 	return handle(c, body)
 }
 
-// claim waits a moment for the right to hold a request in memory; it ends when the answer is out.
-func (s *server) claim(c *connection, wanted burden) bool {
-	c.works()
-	for range roomTries {
-		if s.table.claim(c, wanted) {
-			return true
-		}
-		time.Sleep(acceptPause)
-	}
-	return false
-}
-
 func (s *server) answerEvidence(c *connection, body []byte) answer {
 	r, err := parseEvidenceRequest(body, s.evidence.profile)
 	if err != nil {
 		return badRequest
 	}
+	if !s.table.enter(c, replies) || !s.table.enter(c, quotes) {
+		return jsonAnswer(nil, errBusy)
+	}
+	defer s.table.leave(c, quotes)
 	text, err := s.evidence.evidence(r)
-	c.note(func() { c.attested = c.attested || err == nil })
+	if err == nil {
+		s.table.attest(c)
+	}
 	return jsonAnswer(text, err)
+}
+
+// answerEndorsement needs the TPM for the first time only.
+func (s *server) answerEndorsement(c *connection, _ []byte) answer {
+	if known := s.endorsement.Load(); known != nil {
+		return jsonAnswer(bytes.Clone(*known), nil)
+	}
+	if !s.table.enter(c, replies) || !s.table.enter(c, quotes) {
+		return jsonAnswer(nil, errBusy)
+	}
+	defer s.table.leave(c, quotes)
+	return jsonAnswer(s.learnEndorsement())
+}
+
+// learnEndorsement asks the TPM for what never changes, and keeps it.
+func (s *server) learnEndorsement() ([]byte, error) {
+	text, err := s.evidence.endorsement()
+	if err == nil {
+		known := bytes.Clone(text) // an answer is wiped once it is out
+		s.endorsement.Store(&known)
+	}
+	return text, err
 }
 
 // jsonAnswer is a TPM's answer, or the word for why there is none.
@@ -205,7 +236,7 @@ func jsonAnswer(body []byte, err error) answer {
 }
 
 func (s *server) answerRecipe(c *connection, body []byte) answer {
-	if !s.claim(c, work) {
+	if !s.table.enter(c, works) {
 		return noSlot
 	}
 	leakBody(body)
