@@ -118,6 +118,7 @@ class Judge:
     release: bytes | None = None
     no_release: bool = False
     ledger: bytes | None = None
+    crls: tuple[bytes, ...] = ()
     rebuilds: tuple[bytes, ...] = ()
 
     def but(self, **changes) -> Judge:
@@ -135,6 +136,7 @@ class Judge:
             policy=self.policy,
             history=self.history,
             ledger=self.ledger,
+            crls=self.crls,
             rebuilds=self.rebuilds,
         )
 
