@@ -105,7 +105,7 @@ def policy_json(policy: Policy) -> dict[str, JsonValue]:
         else None,
         "requireCrls": policy.require_crls,
         "requireSecureBoot": policy.require_secure_boot,
-        "requireLog": None if policy.required_log is None else _log_names(policy.required_log),
+        "requireLog": None if policy.required_log is None else _log_json(policy.required_log),
         "channel": policy.channel,
         "image": None if policy.image is None else policy.image.hex,
         "minimumTpmFirmware": None if firmware is None else f"0x{firmware:016x}",
@@ -158,10 +158,13 @@ def _log(fields: Fields) -> LogPolicy:
         raise fields.fail("requireLog", error.message) from error
 
 
-def _log_names(policy: LogPolicy) -> JsonValue:
+def _log_json(policy: LogPolicy) -> JsonValue:
     return {
-        "logs": [log.key.name for log in policy.logs],
-        "witnesses": [witness.key.name for witness in policy.witnesses],
+        "logs": [log.key.text for log in policy.logs],
+        "witnesses": {witness.name: witness.key.text for witness in policy.witnesses},
+        "groups": {
+            group.name: {"threshold": group.threshold, "members": [*group.members]} for group in policy.groups
+        },
         "quorum": policy.quorum,
     }
 
