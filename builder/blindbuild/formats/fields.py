@@ -144,9 +144,12 @@ class Fields:
         if len(text) > 4 * ((max_bytes + 2) // 3):
             raise self.fail(key, f"expected at most {max_bytes} bytes")
         try:
-            return decode_base64(text)
+            data = decode_base64(text)
         except FormatError as error:
             raise self.fail(key, error.message) from error
+        if len(data) > max_bytes:  # base64 comes in groups of three
+            raise self.fail(key, f"expected at most {max_bytes} bytes, got {len(data)}")
+        return data
 
     def array(self, key: str, *, minimum: int = 0, maximum: int) -> list[JsonValue]:
         """Return a list whose length is within bounds."""
