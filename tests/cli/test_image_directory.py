@@ -107,7 +107,7 @@ def test_what_is_signed_is_what_was_hashed(image: Path, monkeypatch: pytest.Monk
         (place / "statement.json").write_bytes(b"swapped")
         return files
 
-    monkeypatch.setattr("blindbuild.cli.sign.check_image", check_then_swap)
+    monkeypatch.setattr("blindbuild.cli.signing.check_image", check_then_swap)
     assert signed(image) == before
 
 

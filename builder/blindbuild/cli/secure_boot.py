@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from blindbuild.assemble.disk import replace_uki
 from blindbuild.cli.naming import reading
 from blindbuild.cli.outputs import MANIFEST, RELEASE, STATEMENT, SUMS, check_image
 from blindbuild.cli.progress import large_work
+from blindbuild.cli.signing import ask_pin
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import UsageError
 from blindbuild.formats.authenticode import authenticode_digests
@@ -135,11 +134,11 @@ def _open_signer(key: str) -> Iterator[ImageSigner]:
 
 
 def _find_pin(uri: KeyUri) -> str:
-    """Return the PIN that the URI has or points to; else ask for it, without echo."""
+    """Return the PIN that the URI has or points to; else that of the environment, or ask for it."""
     if uri.pin is not None:
         return uri.pin
     if uri.pin_file is None:
-        return str(click.prompt("PIN of the token", hide_input=True, err=True))
+        return ask_pin("PIN of the token")
     data = read_bytes(Path(uri.pin_file), error=UsageError, limit_bytes=MAX_PIN)
     try:
         return data.decode("utf-8").rstrip("\r\n")

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from blindbuild.publish.key_uri import SCHEME, KeyUri, parse_key_uri
-from blindbuild.publish.release import make_release
+from blindbuild.publish.release import (
+    Envelopes,
+    check_envelopes,
+    cosign_envelopes,
+    make_release,
+    sign_envelopes,
+)
 from blindbuild.publish.secureboot import (
     ImageSigner,
     RsaKeyFile,
@@ -35,6 +41,7 @@ from blindbuild.publish.signers import (
     load_release_key,
     open_signer,
     parse_key_file,
+    read_public,
     scheme_of,
     token_pin,
     write_key_file,
@@ -45,6 +52,7 @@ from blindbuild.publish.trust import TrustContent, make_trust
 __all__ = [
     "SCHEME",
     "AskPin",
+    "Envelopes",
     "ImageSigner",
     "KeyFile",
     "KeyKind",
@@ -56,7 +64,9 @@ __all__ = [
     "TokenKey",
     "TrustContent",
     "add_signature",
+    "check_envelopes",
     "check_signer",
+    "cosign_envelopes",
     "generate_key",
     "generate_release_key",
     "generate_token_key",
@@ -72,8 +82,10 @@ __all__ = [
     "open_token_key",
     "parse_key_file",
     "parse_key_uri",
+    "read_public",
     "scheme_of",
     "sign_boot_image",
+    "sign_envelopes",
     "sign_payload",
     "sign_probe",
     "sign_rebuild",

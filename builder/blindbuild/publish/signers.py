@@ -198,18 +198,21 @@ def scheme_of(reference: str) -> str | None:
 
 
 @contextlib.contextmanager
-def open_signer(reference: str, *, ask_pin: AskPin) -> Iterator[ReleaseSigner]:
+def open_signer(
+    reference: str, *, ask_pin: AskPin, public: SignerKey | None = None
+) -> Iterator[ReleaseSigner]:
     """Give the signer that a reference means; use it before the context ends.
 
     Args:
         reference: a path, or a URI.
         ask_pin: asked for the PIN of a token that has no `pin-source`.
+        public: what the key of a URI must be; a key file says so itself.
 
     Raises:
         UsageError: no such key, or it is not what the key file says.
         ToolError: the token or service is missing or refused.
     """
-    uri, public = reference, None
+    uri = reference
     if scheme_of(reference) is None:
         data = read_bytes(Path(reference), error=UsageError, limit_bytes=MAX_KEY_FILE)
         if not data.lstrip().startswith(b"{"):
@@ -219,6 +222,22 @@ def open_signer(reference: str, *, ask_pin: AskPin) -> Iterator[ReleaseSigner]:
         uri, public = key.uri, key.public
     with _open_uri(uri, public, ask_pin) as signer:
         yield _Checked(signer)
+
+
+def read_public(reference: str, *, ask_pin: AskPin) -> SignerKey:
+    """Return the public key of a reference, or of a file that holds one; nothing is signed.
+
+    Raises:
+        UsageError: no such key.
+        ToolError: a token is missing or refused.
+    """
+    if scheme_of(reference) is None:
+        data = read_bytes(Path(reference), error=UsageError, limit_bytes=MAX_KEY_FILE)
+        if data.lstrip().startswith(b"{"):
+            return parse_key_file(data).public
+        return load_release_key(data).public if b"PRIVATE KEY-----" in data else load_public_key(data)
+    with open_signer(reference, ask_pin=ask_pin) as signer:
+        return signer.public
 
 
 def check_signer(signer: ReleaseSigner) -> None:
