@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blindbuild.client.log_files import read_log_file
+from blindbuild.client.published import Published
 from blindbuild.client.tuf_memory import TufFolder, TufMemory, workplace
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import (
@@ -23,11 +24,12 @@ from blindbuild.errors import (
     UsageError,
     VerificationError,
 )
-from blindbuild.formats.dsse import MAX_ENVELOPE, MAX_SIGNATURES
+from blindbuild.formats.dsse import MAX_ENVELOPE
 from blindbuild.formats.tlog_proof import MAX_TLOG_PROOF
 from blindbuild.formats.tlog_tiles import ReadFile
 from blindbuild.manifest import TrustRoots, format_time, parse_time
 from blindbuild.manifest.ledger import MAX_LEDGER
+from blindbuild.manifest.rebuild import MAX_REBUILD_ENVELOPE, MAX_REBUILDS
 from blindbuild.manifest.revoked import MAX_REVOKED, Revocation, parse_revoked
 from blindbuild.manifest.tuf import REVOKED, TARGETS, ReleaseName, hashed_path, is_safe_target
 from blindbuild.manifest.words import DEFAULT_CHANNEL
@@ -50,19 +52,13 @@ class Followed:
 
     Attributes:
         view: what the refresh has established; goes into `appraise(current=…)`.
-        release: the release; None when the repository lists none of this product and channel.
-        envelope: its manifest.
-        ledger: its channel ledger, or None.
-        log_proof: its proof of a transparency log, or None.
-        rebuilds: the envelopes of those who rebuilt it.
+        name: the release.
+        published: its files; there is no `release` among them, since the view says what is current.
     """
 
     view: CurrentView
-    release: ReleaseName
-    envelope: bytes
-    ledger: bytes | None
-    log_proof: bytes | None
-    rebuilds: tuple[bytes, ...]
+    name: ReleaseName
+    published: Published
 
 
 @dataclass(slots=True)
@@ -115,19 +111,25 @@ class TufRepository:
                 reason="no-release",
                 hint="the last one may have been withdrawn: ask the publisher for the next",
             )
-        rebuilds = [name.rebuild(number) for number in range(1, MAX_SIGNATURES + 1)]
-        return Followed(
-            view=view,
-            release=name,
+        rebuilds = [name.rebuild(number) for number in range(1, MAX_REBUILDS + 1)]
+        published = Published(
             envelope=self._target(read, view, name.manifest, MAX_ENVELOPE),
+            release=None,
             ledger=self._optional(read, view, name.ledger, MAX_LEDGER),
             log_proof=self._optional(read, view, name.log_proof, MAX_TLOG_PROOF),
             rebuilds=tuple(
-                self._target(read, view, path, MAX_ENVELOPE) for path in rebuilds if path in view.targets
+                self._target(read, view, path, MAX_REBUILD_ENVELOPE)
+                for path in rebuilds
+                if path in view.targets
             ),
+            source=f"{self._place()} {name.manifest}",
         )
+        return Followed(view, name, published)
 
     def _open(self) -> ReadFile:
+        return open_repository(self._place())
+
+    def _place(self) -> str:
         place = self.trust.tuf_repository if self.place is None else self.place
         if self.trust.tuf_root is None:
             raise UsageError("expected a trust file that pins a TUF root, got one with release keys")
@@ -136,7 +138,7 @@ class TufRepository:
                 "expected the place of the TUF repository that the trust file pins",
                 hint="pass --tuf https://… or a directory",
             )
-        return open_repository(place)
+        return place
 
     def _refresh(self, read: ReadFile) -> CurrentView:
         pinned = self.trust.tuf_root or b""

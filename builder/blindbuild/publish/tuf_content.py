@@ -1,0 +1,212 @@
+"""What a repository's targets.json lists: releases, and what was withdrawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tuf.api.metadata import Root, TargetFile, Targets
+
+from blindbuild.client.tuf_keys import check_unique_keys, release_keys
+from blindbuild.digest import Digest
+from blindbuild.errors import BuildError, FormatError, UsageError, VerificationError
+from blindbuild.formats.dsse import parse_envelope, verify_envelope
+from blindbuild.manifest import STATEMENT_PAYLOAD_TYPE, parse_statement
+from blindbuild.manifest.revoked import Revocation, parse_revoked, revoked_bytes
+from blindbuild.manifest.tuf import LOG_POLICY, REVOKED, ReleaseName, release_of
+from blindbuild.publish.tuf_files import RepositoryFiles
+
+
+@dataclass(frozen=True, slots=True)
+class NewRelease:
+    """The files of a release; all but the manifest may be missing."""
+
+    manifest: bytes
+    ledger: bytes | None = None
+    log_proof: bytes | None = None
+    rebuilds: tuple[bytes, ...] = ()
+    image: bytes | None = None
+    log_policy: bytes | None = None
+
+
+class Content:
+    """The targets of a repository while they are edited.
+
+    Args:
+        targets: what is listed; changed in place.
+        files: where the bytes are.
+    """
+
+    def __init__(self, targets: Targets, files: RepositoryFiles) -> None:
+        self._targets = targets
+        self._files = files
+
+    @property
+    def revoked(self) -> tuple[Revocation, ...]:
+        """What was withdrawn."""
+        entry = self._targets.targets.get(REVOKED)
+        return () if entry is None else parse_revoked(self._bytes(entry))
+
+    def releases(self) -> dict[ReleaseName, TargetFile]:
+        """Return the manifests that are listed, by their release."""
+        named = ((release_of(name), entry) for name, entry in self._targets.targets.items())
+        return {name: entry for name, entry in named if name is not None}
+
+    def begin(self) -> None:
+        """List that nothing was withdrawn: a repository that says nothing about it is refused by clients."""
+        self._put(REVOKED, revoked_bytes(()))
+
+    def add(self, release: NewRelease, *, channel: str, keep_older: bool) -> ReleaseName:
+        """List a release; those of the same channel that it replaces are no longer listed.
+
+        Raises:
+            UsageError: another statement has this sequence, a later one was published, or it was withdrawn.
+        """
+        name, statement = _name(release.manifest, channel)
+        self._check_new(name, statement)
+        self._remove(name)
+        for other in self.releases():
+            if (other.product, other.channel) == (name.product, name.channel) and not keep_older:
+                self._remove(other)
+        self._put_release(name, release)
+        return name
+
+    def withdraw(self, name: ReleaseName, statement: Digest | None, *, reason: str, now: int) -> None:
+        """List a release as withdrawn, and no longer as a release.
+
+        Args:
+            name: the release.
+            statement: of a release that is no longer listed; None for one that is.
+            reason: a word of `manifest.revoked.REASONS`.
+            now: seconds since 1970.
+
+        Raises:
+            UsageError: it is not listed and no statement is given, or it was withdrawn before.
+        """
+        listed = self.releases().get(name)
+        if statement is None and listed is None:
+            raise UsageError(
+                f"{name.manifest}: not listed",
+                hint="name the manifest's file to withdraw what is no longer listed",
+            )
+        if listed is not None:
+            found = Digest.sha256(parse_envelope(self._bytes(listed)).payload)
+            if statement is not None and statement != found:
+                raise UsageError(f"{name.manifest}: expected the statement that is listed, got another")
+            statement = found
+        if statement is None or any(entry.statement == statement for entry in self.revoked):
+            raise UsageError(f"{name.manifest}: withdrawn before")
+        entry = Revocation(statement, name.product, name.channel, name.sequence, reason, now)
+        self._put(REVOKED, revoked_bytes((*self.revoked, entry)))
+        self._remove(name)
+
+    def problems(self, root: Root) -> tuple[str, ...]:
+        """Return what keeps clients from accepting what is listed under a root, a line each."""
+        try:
+            check_unique_keys(root)
+            keys, threshold = release_keys(root)
+        except VerificationError as error:
+            return (error.message,)
+        lines = []
+        for name, entry in sorted(self.releases().items(), key=lambda item: item[0].manifest):
+            try:
+                envelope = parse_envelope(self._bytes(entry))
+                verify_envelope(envelope, keys=keys, threshold=threshold, payload_type=STATEMENT_PAYLOAD_TYPE)
+            except FormatError as error:
+                lines.append(f"{name.manifest}: {error.message}: sign it, and add it again")
+        return tuple(lines)
+
+    def _check_new(self, name: ReleaseName, statement: Digest) -> None:
+        if any(entry.statement == statement for entry in self.revoked):
+            raise UsageError(f"{name.manifest}: its statement was withdrawn", hint="build a later one")
+        same = self.releases().get(name)
+        if same is not None and Digest.sha256(parse_envelope(self._bytes(same)).payload) != statement:
+            raise UsageError(
+                f"{name.manifest}: expected the statement that is listed under this sequence, got another",
+                hint="raise `sequence` in the recipe: clients would call it a forgery",
+            )
+        line = (name.product, name.channel)
+        sequences = [other.sequence for other in self.releases() if (other.product, other.channel) == line]
+        withdrawn = [entry.sequence for entry in self.revoked if (entry.product, entry.channel) == line]
+        if name.sequence < max(sequences, default=0) or name.sequence <= max(withdrawn, default=-1):
+            raise UsageError(
+                f"{name.manifest}: expected a sequence after those that clients have seen, "
+                f"{max((*sequences, *withdrawn))}",
+                hint="raise `sequence` in the recipe: clients never go back",
+            )
+
+    def _put_release(self, name: ReleaseName, release: NewRelease) -> None:
+        custom: Mapping[str, object] = {
+            "product": name.product,
+            "channel": name.channel,
+            "sequence": name.sequence,
+        }
+        parts: list[tuple[str, bytes | None]] = [
+            (name.manifest, release.manifest),
+            (name.ledger, release.ledger),
+            (name.log_proof, release.log_proof),
+            *((name.rebuild(number), data) for number, data in enumerate(release.rebuilds, 1)),
+        ]
+        for target, data in parts:
+            if data is not None:
+                self._put(target, data, custom)
+        if release.image is not None:
+            self._put(f"images/{Digest.sha256(release.image).hex}.efi", release.image, custom)
+        if release.log_policy is not None:
+            self._put(LOG_POLICY, release.log_policy)
+
+    def _remove(self, name: ReleaseName) -> None:
+        custom = {"product": name.product, "channel": name.channel, "sequence": name.sequence}
+        mine = [target for target, entry in self._targets.targets.items() if entry.custom == custom]
+        for target in mine:
+            del self._targets.targets[target]
+
+    def _put(self, target: str, data: bytes, custom: Mapping[str, object] | None = None) -> None:
+        self._files.write_target(target, data)
+        entry = TargetFile.from_data(target, data, ["sha256"])
+        if custom is not None:
+            entry.unrecognized_fields["custom"] = dict(custom)
+        self._targets.targets[target] = entry
+
+    def _bytes(self, entry: TargetFile) -> bytes:
+        return self._files.read_target(entry.path, entry.hashes["sha256"])
+
+
+def _name(manifest: bytes, channel: str) -> tuple[ReleaseName, Digest]:
+    payload = parse_envelope(manifest).payload
+    statement = parse_statement(payload)
+    return ReleaseName(statement.name, channel, statement.sequence), Digest.sha256(payload)
+
+
+def listed_changes(old: Targets | None, new: Targets) -> Sequence[str]:
+    """Return what a new targets.json changes, a line each, for those who are asked to sign it."""
+    before = {} if old is None else old.targets
+    lines = [f"{name}: new" for name in sorted(new.targets.keys() - before.keys())]
+    lines += [f"{name}: no longer listed" for name in sorted(before.keys() - new.targets.keys())]
+    both = sorted(before.keys() & new.targets.keys())
+    lines += [f"{name}: changed" for name in both if before[name].hashes != new.targets[name].hashes]
+    return lines
+
+
+def require_listed(name: str) -> ReleaseName:
+    """Return the release that `PRODUCT/CHANNEL/SEQUENCE` names.
+
+    Raises:
+        UsageError: another form.
+    """
+    found = release_of(f"manifests/{name}.dsse.json")
+    if found is None:
+        raise UsageError(f"expected PRODUCT/CHANNEL/SEQUENCE such as hello/stable/42, got {name[:200]!r}")
+    return found
+
+
+def withdrawn_name(manifest: bytes, channel: str) -> tuple[ReleaseName, Digest]:
+    """Return which release a manifest is, and its statement's digest.
+
+    Raises:
+        BuildError: it is no manifest.
+    """
+    try:
+        return _name(manifest, channel)
+    except FormatError as error:
+        raise BuildError(f"expected a manifest, got something else: {error.message}") from error
