@@ -123,6 +123,18 @@ EXPIRED = Advice(
     f"what was true then need not be true now. {_NOTHING_SENT}",
     "ask again: the server is judged anew. If it comes at once, check this computer's clock",
 )
+UNREACHABLE = Advice(
+    "nothing answers at this address",
+    "the server is off, the address is wrong, or something on the way does not let it through. "
+    f"{_NOTHING_SENT}",
+    "check address and port, and whether the firewall lets this computer connect there directly: "
+    "proxies are never used",
+)
+BUSY = Advice(
+    "all connections to the server are in use, and none became free in time",
+    f"there is more to do than the server does at once. {_NOTHING_SENT}",
+    "try again later, or ask for less at once",
+)
 NO_TLS = Advice(
     "something answers at this address, but does not speak TLS 1.3",
     f"it is not an attested server, or something in between only speaks older protocols. {_NOTHING_SENT}",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from blindbuild.client.exchange import ask, prepare
+from blindbuild.client.exchange import Prepared, ask, prepare
 from blindbuild.client.expectation import Expectation, Expecting, current
 from blindbuild.client.http1 import Response
 from blindbuild.client.state import StateStore
@@ -17,6 +17,9 @@ from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import ChannelError, VerificationError
 from blindbuild.manifest import TrustRoots
 from blindbuild.verify import Appraisal, Policy, RecordedSession
+
+if TYPE_CHECKING:  # loaded for images whose requests are sealed
+    from blindbuild.client.sealed import SealedConnection
 
 MAX_RESPONSE = 64 << 20  # bytes of a workload's answer
 _OK = 200
@@ -30,7 +33,7 @@ class AttestedConnection:
         session: what was accepted, and until when.
     """
 
-    def __init__(self, connection: Connection, verdict: Verdict) -> None:
+    def __init__(self, connection: Connection | SealedConnection, verdict: Verdict) -> None:
         if connection.peer.spki != verdict.session.spki:
             raise VerificationError(
                 "expected the attested TLS key, got another", step="C3", reason="other-tls-key"
@@ -47,10 +50,26 @@ class AttestedConnection:
         Raises:
             ChannelError: the connection was lost, or the verdict is too old; nothing is sent a second time.
         """
-        if not self.verdict.holds():
-            self.close()
-            raise expired()
+        self._check()
         return self._connection.request("POST", path, body=body, content_type=content_type, max_body=max_body)
+
+    def transmit(self, message: bytes, *, max_body: int = MAX_RESPONSE) -> Response:
+        """Send the bytes of one request on this very connection and return the whole answer.
+
+        Raises:
+            ChannelError: as `request`.
+        """
+        self._check()
+        return self._connection.transmit(message, max_body=max_body)
+
+    @property
+    def host(self) -> str:
+        """What a request's Host header says."""
+        return str(self._connection.address)
+
+    def alive(self) -> bool:
+        """Return whether the other end is still there and has said nothing that was not asked for."""
+        return self._connection.alive()
 
     def post(
         self, path: str, body: bytes, *, content_type: str = _BINARY, max_body: int = MAX_RESPONSE
@@ -64,6 +83,11 @@ class AttestedConnection:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    def _check(self) -> None:
+        if not self.verdict.holds():
+            self.close()
+            raise expired()
 
     def __enter__(self) -> Self:
         return self
@@ -87,7 +111,7 @@ class Attempt:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: Connection | SealedConnection,
         session: RecordedSession,
         appraisal: Appraisal,
         expectation: Expectation,
@@ -163,7 +187,7 @@ def attest(url: str, expectation: Expecting, *, timeout_s: float = DEFAULT_TIMEO
     What was published is judged first: when that fails, no server is asked.
 
     Args:
-        url: `https://host[:port]`.
+        url: `https://host[:port]`; also `http://` for an image whose requests are sealed.
         expectation: what to judge by, or what gives it.
         timeout_s: for connecting, and for each wait after it.
 
@@ -173,10 +197,27 @@ def attest(url: str, expectation: Expecting, *, timeout_s: float = DEFAULT_TIMEO
     """
     judged_by = current(expectation)
     prepared = prepare(judged_by)
+    if prepared.sealed:
+        return _attest_through(url, prepared, timeout_s=timeout_s)
     connection = Connection.open(url, timeout_s=timeout_s)
     try:
         session = ask(prepared.exchange(connection.spki), connection.ask)
         return Attempt(connection, session, prepared.appraise(session), judged_by)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _attest_through(url: str, prepared: Prepared, *, timeout_s: float) -> Attempt:
+    """Have the exchange with an image behind somebody who ends TLS."""
+    from blindbuild.client.forwarded import ForwardedConnection
+    from blindbuild.client.sealed import SealedConnection
+
+    connection = ForwardedConnection.open(url, timeout_s=timeout_s)
+    try:
+        session = ask(prepared.exchange(None), connection.ask)
+        appraisal = prepared.appraise(session)
+        return Attempt(SealedConnection(connection, session), session, appraisal, prepared.expectation)
     except BaseException:
         connection.close()
         raise

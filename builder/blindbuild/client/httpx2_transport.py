@@ -14,7 +14,8 @@ import httpcore2
 import httpx2
 
 from blindbuild.client.expectation import Expecting
-from blindbuild.client.httpx_requests import DEFAULT_REFRESH_S, AsyncSender, Body, Sender, client_options
+from blindbuild.client.httpx_requests import AsyncSender, Body, Sender, client_options
+from blindbuild.client.judge import DEFAULT_REFRESH_S
 
 
 class _Body(Body, httpx2.SyncByteStream, httpx2.AsyncByteStream):

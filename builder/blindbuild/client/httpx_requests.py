@@ -13,13 +13,11 @@ from typing import Any
 
 from blindbuild.client.advice import LOST, OTHER_SERVER
 from blindbuild.client.expectation import Expecting
-from blindbuild.client.httpx_streams import AsyncAttestingBackend, AttestingBackend, Judge
+from blindbuild.client.httpx_streams import AsyncAttestingBackend, AttestingBackend, in_thread
+from blindbuild.client.judge import DEFAULT_REFRESH_S, IDLE_S, MAX_CONNECTIONS, Judge
 from blindbuild.client.transport import DEFAULT_PORT, DEFAULT_TIMEOUT_S, Address, tls_context
 from blindbuild.errors import UsageError, VerificationError
 
-DEFAULT_REFRESH_S = 300.0  # how long a client goes on with a manifest before it asks for the current one
-MAX_CONNECTIONS = 8  # at once; each costs the server a quote, and its TPM makes one after the other
-IDLE_S = 110.0  # the gate ends an idle connection after two minutes
 _ALLOWED = frozenset({"auth", "cookies", "default_encoding", "event_hooks", "headers", "params", "timeout"})
 _REFUSED = {
     "follow_redirects": "a redirect would lead to a server that has proven nothing",
@@ -209,7 +207,8 @@ class AsyncSender(_Pooled):
     async def handle_async_request(self, request: Any) -> Any:
         """Send one request and return its answer; nothing is sent a second time."""
         asked = self._pool.core_request(request)
-        await self._pool.judge.refresh_async()
+        if self._pool.judge.due:
+            await in_thread(self._pool.judge.ask)
         with self._pool.errors():
             return self._response(await self._pool.connections.handle_async_request(asked))
 

@@ -12,14 +12,12 @@ that asked for httpx, and the part that has to be trusted is the few lines of `w
 from __future__ import annotations
 
 import ssl
-import threading
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from blindbuild.client.advice import EARLY_ANSWER, OTHER_SERVER, channel_error
-from blindbuild.client.exchange import Prepared, as_bytes, prepare
-from blindbuild.client.expectation import Expectation, Expecting, current
+from blindbuild.client.exchange import Prepared, as_bytes
+from blindbuild.client.judge import Judge
 from blindbuild.client.transport import DEFAULT_TIMEOUT_S, Address, Peer, read_peer, refuse_early_answer
 from blindbuild.client.verdict import Verdict, judge
 from blindbuild.errors import ChannelError
@@ -28,59 +26,6 @@ from blindbuild.verify import RecordedSession
 _CHUNK = 64 << 10  # bytes
 _READABLE = "is_readable"  # httpcore asks it of an idle connection, and closes one that says yes
 _T = TypeVar("_T")
-
-
-class Judge:
-    """Knows one server's address and what it is judged by at this moment.
-
-    Args:
-        address: the only server that may be asked.
-        expecting: what to judge by; a callable is asked at each attestation, and before an idle connection
-            is used again when it was last asked `refresh_s` ago.
-        refresh_s: seconds; how long what a callable gave counts for connections that were judged already.
-    """
-
-    def __init__(self, address: Address, expecting: Expecting, *, refresh_s: float) -> None:
-        self.address = address
-        self._expecting = expecting
-        self._refresh_s = refresh_s
-        self._guard = threading.Lock()
-        self._latest: Expectation | None = None
-        self._asked_s = 0.0
-
-    def prepare(self) -> Prepared:
-        """Return what the next server is judged by; what was published is judged here."""
-        return prepare(self._ask())
-
-    def refresh(self) -> None:
-        """Ask for the expectation anew if it is time.
-
-        Raises:
-            BlindbuildError: there is none now; nothing may be sent then.
-        """
-        if self._due():
-            self._ask()
-
-    async def refresh_async(self) -> None:
-        """Ask for the expectation anew if it is time, in a thread: it may read files or the network."""
-        if self._due():
-            await _in_thread(self._ask)
-
-    def stands(self, verdict: Verdict) -> bool:
-        """Return whether a connection may be used for another request."""
-        latest = self._latest
-        return verdict.holds() and (latest is None or latest.same_basis(verdict.expectation))
-
-    def _due(self) -> bool:
-        # at first there is nothing to refresh: the first connection asks by itself
-        known = self._latest is not None and callable(self._expecting)
-        return known and time.monotonic() >= self._asked_s + self._refresh_s
-
-    def _ask(self) -> Expectation:
-        with self._guard:
-            self._latest = current(self._expecting)
-            self._asked_s = time.monotonic()
-            return self._latest
 
 
 class AttestedStream:
@@ -205,7 +150,7 @@ class AsyncAttestingBackend:
         """Connect to the one server; nothing is sent yet."""
         address = self._judge.address
         _same_server(address, host, port)
-        prepared = await _in_thread(self._judge.prepare)
+        prepared = await in_thread(self._judge.prepare)
         return _AsyncPlain(await self._inner.connect_tcp(host, port, timeout, **more), prepared, self._judge)
 
     async def connect_unix_socket(self, path: str, *_arguments: Any, **_more: Any) -> Any:
@@ -283,7 +228,7 @@ class _AsyncPlain:
             tls = stream.get_extra_info("ssl_object")
             peer = read_peer(str(self._judge.address), tls.getpeercert(binary_form=True), tls.version())
             session = await self._exchange(stream, peer, _wait(timeout))
-            verdict = await _in_thread(lambda: judge(self._prepared, session, peer))
+            verdict = await in_thread(lambda: judge(self._prepared, session, peer))
             return AsyncAttestedStream(stream, verdict, self._judge)
         except BaseException:
             await _close_shielded(stream)
@@ -331,7 +276,8 @@ def _refuse_decrypted(tls: ssl.SSLObject) -> None:
         raise channel_error("expected no answer before a request, got one", EARLY_ANSWER)
 
 
-async def _in_thread(work: Callable[[], _T]) -> _T:
+async def in_thread(work: Callable[[], _T]) -> _T:
+    """Do what may wait for files or networks without holding up what else is awaited."""
     import anyio.to_thread  # comes with httpx
 
     return await anyio.to_thread.run_sync(work)

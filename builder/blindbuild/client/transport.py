@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from blindbuild.client.advice import EARLY_ANSWER, LOST, NO_TLS, channel_error
+from blindbuild.client.advice import EARLY_ANSWER, LOST, NO_TLS, UNREACHABLE, channel_error
 from blindbuild.client.http1 import Response, read_response, write_request
 from blindbuild.errors import ChannelError
 
@@ -114,7 +114,7 @@ class Connection:
         try:
             plain = socket.create_connection((address.host, address.port), timeout=timeout_s)
         except (OSError, UnicodeError) as error:  # the latter for names that IDNA cannot encode, as a..b
-            raise ChannelError(f"{address}: cannot connect: {error}") from error
+            raise channel_error(f"{address}: cannot connect: {error}", UNREACHABLE) from error
         try:
             # no server name: nothing is said about what we look for before it has proven what it is
             stream = tls_context().wrap_socket(plain)
@@ -139,10 +139,18 @@ class Connection:
             ChannelError: the connection was lost, or the server broke the protocol. Either way it is closed,
                 and nothing is ever sent again: a new connection may end somewhere else.
         """
+        message = write_request(method, target, host=str(self.address), body=body, content_type=content_type)
+        return self.transmit(message, max_body=max_body)
+
+    def transmit(self, message: bytes, *, max_body: int) -> Response:
+        """Send the bytes of one request and read its answer.
+
+        Raises:
+            ChannelError: as `request`.
+        """
         stream = self._stream
         if stream is None:
             raise _lost(self.address)
-        message = write_request(method, target, host=str(self.address), body=body, content_type=content_type)
         try:
             refuse_early_answer(stream)
             _send(stream, message)
@@ -170,6 +178,16 @@ class Connection:
             content_type=question.content_type,
             max_body=question.max_body,
         )
+
+    def alive(self) -> bool:
+        """Return whether a request may be sent: the other end has neither hung up nor said anything."""
+        if self._stream is None:
+            return False
+        try:
+            refuse_early_answer(self._stream)
+        except (OSError, ChannelError):
+            self.close()
+        return self._stream is not None
 
     def close(self) -> None:
         """Close the connection; closing twice is fine."""
