@@ -43,7 +43,7 @@ class Access:
     """
 
     plain_http: bool = False
-    environ: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
     token_hosts: Collection[str] = ()
     push: bool = False
 
