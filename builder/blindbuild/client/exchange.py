@@ -19,15 +19,21 @@ from blindbuild.client.audit import record_decision
 from blindbuild.client.expectation import Expectation
 from blindbuild.client.http1 import Response, reading, write_request
 from blindbuild.digest import Digest, HashAlgorithm
-from blindbuild.errors import ChannelError, EnvelopeError, TpmStructureError, VerificationError
+from blindbuild.errors import (
+    ChannelError,
+    EnvelopeError,
+    ManifestError,
+    TpmStructureError,
+    VerificationError,
+)
 from blindbuild.formats.canonical import JsonValue, canonical_bytes
 from blindbuild.formats.credential import Credential, make_credential
 from blindbuild.formats.dsse import parse_envelope
 from blindbuild.formats.fields import encode_base64
 from blindbuild.formats.tpmkey import parse_sized_public
-from blindbuild.manifest import TrustRoots
+from blindbuild.manifest import TrustRoots, parse_statement
 from blindbuild.verify import Appraisal, Endorsement, RecordedSession, parse_endorsement, parse_evidence
-from blindbuild.verify.session import MAX_ANSWER, NONCE_SIZE, PROFILE, SECRET_SIZE
+from blindbuild.verify.session import MAX_ANSWER, NONCE_SIZE, PROFILE, SEALED_PROFILE, SECRET_SIZE
 
 if TYPE_CHECKING:  # a log is loaded by those who ask for one
     from blindbuild.verify.tlog import RequiredLog
@@ -58,22 +64,35 @@ class Prepared:
     Attributes:
         statement: the SHA-256 of the statement that is judged by.
         log: what the transparency log is judged by, or None.
+        profile: what the image's evidence is bound to, as the statement says.
     """
 
     expectation: Expectation
     statement: Digest
     log: RequiredLog | None
+    profile: str = PROFILE
 
-    def exchange(self, spki: bytes) -> Generator[Question, Response, RecordedSession]:
+    @property
+    def sealed(self) -> bool:
+        """Whether data is sealed to an HPKE key, so that TLS may end before the image."""
+        return self.profile == SEALED_PROFILE
+
+    def exchange(self, spki: bytes | None) -> Generator[Question, Response, RecordedSession]:
         """Ask one server; each question is answered by sending the response into the generator.
 
         Args:
-            spki: DER SubjectPublicKeyInfo that the server has shown on the connection that is used.
+            spki: DER SubjectPublicKeyInfo that the server has shown on the connection that is used, or None
+                if data will be sealed to the HPKE key of the evidence.
 
         Raises:
             VerificationError: an answer is malformed.
-            ChannelError: an answer is none, or came too late.
+            ChannelError: an answer is none, or came too late; or the image takes data in the other way.
         """
+        if self.sealed is not (spki is None):
+            raise ChannelError(
+                f"expected a client for images of profile {self.profile}",
+                hint="`attest`, `blindbuild call` and `blindbuild proxy` know both profiles",
+            )
         started = time.monotonic()
         answer = yield Question("GET", ENDORSEMENT_PATH)
         endorsement = parse_endorsement(_body_of(answer, "endorsement"))
@@ -84,15 +103,18 @@ class Prepared:
         # Q1: a nonce is only good for a while; the longer it is out, the more there is to try with it
         if elapsed > min(MAX_NONCE_AGE_S, self.expectation.policy.evidence_age_s):
             raise _late(elapsed)
+        evidence = parse_evidence(_body_of(answer, "evidence"))
+        if spki is None and evidence.sealing is not None:
+            spki = evidence.sealing.spki
         return RecordedSession(
-            profile=PROFILE,
+            profile=self.profile,
             nonce=nonce,
             statement=self.statement,
             bank=self.expectation.bank,
-            spki=spki,
+            spki=spki or b"",  # none: C1 refuses evidence of another profile
             credential_secret=secret,
             endorsement=endorsement,
-            evidence=parse_evidence(_body_of(answer, "evidence")),
+            evidence=evidence,
             live=True,
         )
 
@@ -103,7 +125,7 @@ class Prepared:
     def _evidence_request(self, nonce: bytes, credential: Credential | None) -> bytes:
         request: dict[str, JsonValue] = {
             "version": 1,
-            "profile": PROFILE,
+            "profile": self.profile,
             "nonce": nonce.hex(),
             "statement": self.statement.hex,
             "bank": self.expectation.bank.value,
@@ -127,10 +149,11 @@ def prepare(expectation: Expectation) -> Prepared:
         record_decision(expectation, server="", appraisal=published)
         _refuse(published, expectation, log)
     try:
-        statement = Digest.sha256(parse_envelope(expectation.envelope).payload)
-    except EnvelopeError as error:
+        payload = parse_envelope(expectation.envelope).payload
+        profile = parse_statement(payload).channel_binding
+    except (EnvelopeError, ManifestError) as error:
         raise VerificationError(error.message, step="M4", reason="envelope-refused") from error
-    return Prepared(expectation, statement, log)
+    return Prepared(expectation, Digest.sha256(payload), log, profile)
 
 
 def ask(questions: Generator[Question, Response, _T], answer: Callable[[Question], Response]) -> _T:

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from blindbuild.errors import FormatError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_SIZE = 32  # bytes of a key, as it is and encapsulated; 7.1: Npk, Nsk, Nenc
 TAG_SIZE = 16  # bytes; 7.3: Nt
@@ -59,7 +62,7 @@ class Sender:
 
         A context seals once: a second message would have the same nonce.
         """
-        return AESGCM(self._key).encrypt(self._nonce, message, additional)
+        return _aes_gcm(self._key).encrypt(self._nonce, message, additional)
 
     def export(self, use: bytes, size: int) -> bytes:
         """Return a secret that the recipient can derive too (section 5.3)."""
@@ -80,7 +83,7 @@ class Sender:
         if len(ciphertext) < TAG_SIZE:
             raise FormatError(f"expected {size + TAG_SIZE} bytes or more, got {len(sealed)}")
         try:
-            return AESGCM(key).decrypt(nonce, ciphertext, b"")
+            return _aes_gcm(key).decrypt(nonce, ciphertext, b"")
         except InvalidTag as error:
             raise FormatError("expected an answer that was sealed for this request") from error
 
@@ -130,6 +133,13 @@ def read_key(spki: bytes) -> bytes:
     if len(spki) != len(_SPKI) + KEY_SIZE or not spki.startswith(_SPKI):
         raise FormatError(f"expected an X25519 SubjectPublicKeyInfo, got {len(spki)} other bytes")
     return spki[len(_SPKI) :]
+
+
+def _aes_gcm(key: bytes) -> AESGCM:
+    # ciphers take milliseconds to load, which those who only judge evidence need not wait for
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    return AESGCM(key)
 
 
 def _extract_labelled(suite: bytes, salt: bytes, label: bytes, material: bytes) -> bytes:

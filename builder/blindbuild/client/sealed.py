@@ -1,0 +1,201 @@
+"""Requests sealed to an attested key, so that whoever ends TLS on the way carries what it cannot read.
+
+`Sealer` knows nothing of connections: any transport can carry what it seals. `SealedConnection` is the one
+that `attest` uses; it has the methods of a TLS connection that was judged.
+
+Source: docs/spec/hpke-channel.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import struct
+from dataclasses import dataclass
+
+from blindbuild.client.advice import LOST, channel_error
+from blindbuild.client.forwarded import ForwardedConnection
+from blindbuild.client.http1 import MAX_HEAD, Response, read_response, write_request
+from blindbuild.client.transport import Peer
+from blindbuild.digest import Digest
+from blindbuild.errors import ChannelError, FormatError, VerificationError
+from blindbuild.formats.hpke import KEY_SIZE, Sender, read_key, set_up_sender
+from blindbuild.formats.printable import visible
+from blindbuild.verify import RecordedSession
+
+SEALED_PATH = "/.well-known/blindbuild/sealed"
+REQUEST_LABEL = b"blindbuild/hpke-quote/v1/request"
+ANSWER_LABEL = b"blindbuild/hpke-quote/v1/answer"
+ROLE = b"client"
+RESERVE = 256  # bytes of a bucket that a sealed message leaves free, for what is around it
+_HOST = "gate.invalid"  # the image has no name of its own; the one in the request outside is the middle's
+_BINARY = "application/octet-stream"
+_AROUND = KEY_SIZE + 16  # bytes around an answer: salt and tag
+_KIB = 1 << 10
+_LARGEST = 64 * _KIB  # above it: its multiples
+_OK, _CONFLICT = 200, 409
+# what an answer without a seal may say; for people: it is shown, not believed
+_WORDS = {
+    b'{"version":1,"error":"session"}': "the server was started anew, or another one behind the same "
+    "address was asked: attest again",
+    b'{"version":1,"error":"sealed"}': "the request did not reach the server as it was sent: something "
+    "in between changed it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SealedRequest:
+    """One request as it travels, and what opens its answer.
+
+    Attributes:
+        body: to be POSTed to `SEALED_PATH`, once; a second time it is refused.
+    """
+
+    body: bytes
+    _sender: Sender
+
+    def open(self, answer: bytes) -> bytes:
+        """Return the HTTP response in the body of a sealed answer.
+
+        Raises:
+            VerificationError: step C3, `answer-not-sealed`: it was not made for this request inside the
+                attested image.
+        """
+        try:
+            return self._sender.open_answer(ANSWER_LABEL, answer)
+        except FormatError as error:
+            raise VerificationError(
+                error.message,
+                step="C3",
+                reason="answer-not-sealed",
+                hint="something between this client and the image changed the answer, or made one up",
+            ) from error
+
+
+class Sealer:
+    """Seals requests to the key that an accepted session's evidence is bound to.
+
+    Args:
+        session: one that was accepted; it is not judged again.
+
+    Raises:
+        ChannelError: it is not of profile hpke-quote-v1.
+    """
+
+    def __init__(self, session: RecordedSession) -> None:
+        sealing = session.evidence.sealing
+        if sealing is None or sealing.spki != session.spki:
+            raise ChannelError("expected a session with a key to seal to, got one without")
+        key = Digest.sha256(session.spki).value
+        parts = (REQUEST_LABEL, session.nonce, key, session.statement.value, ROLE)
+        self._info = Digest.sha256(b"".join(struct.pack(">H", len(part)) + part for part in parts)).value
+        self._recipient = read_key(session.spki)
+        self._session = sealing.session
+        self._numbers = itertools.count(1)
+
+    def seal(self, request: bytes) -> SealedRequest:
+        """Seal one HTTP/1.1 request, padded so that its size shows only a bucket.
+
+        Raises:
+            ChannelError: the image's key is one that would give the secret to everybody.
+        """
+        try:
+            sender = set_up_sender(self._recipient, info=self._info, ephemeral=secrets.token_bytes(KEY_SIZE))
+        except FormatError as error:
+            raise ChannelError(error.message) from error
+        message = struct.pack(">QI", next(self._numbers), len(request)) + request
+        padded = message.ljust(bucket(len(message) + RESERVE) - RESERVE, b"\0")
+        return SealedRequest(self._session + sender.encapsulated + sender.seal(self._session, padded), sender)
+
+
+class SealedConnection:
+    """What `attest` judged, where TLS ends before the image: each request is sealed to the attested key.
+
+    Attributes:
+        address: the other end, as asked for.
+        peer: that, and the key that requests are sealed to.
+    """
+
+    def __init__(self, connection: ForwardedConnection, session: RecordedSession) -> None:
+        self.address = connection.address
+        self.peer = Peer(str(connection.address), session.spki)
+        self._connection: ForwardedConnection | None = connection
+        self._session = session
+        self._sealer: Sealer | None = None  # made for a session that was accepted, so not yet
+
+    def request(
+        self, method: str, target: str, *, body: bytes | None = None, content_type: str, max_body: int
+    ) -> Response:
+        """Send one sealed request and return the answer that was inside the sealed one.
+
+        Raises:
+            VerificationError: as `transmit`.
+            ChannelError: as `transmit`.
+        """
+        message = write_request(method, target, host=_HOST, body=body, content_type=content_type)
+        return self.transmit(message, max_body=max_body)
+
+    def transmit(self, message: bytes, *, max_body: int) -> Response:
+        """Seal and send the bytes of one HTTP/1.1 request, and return the answer inside the sealed one.
+
+        Raises:
+            VerificationError: step C3: the answer was not sealed for this request (`answer-not-sealed`), or
+                somebody had sent a copy of it before (`request-replayed`).
+            ChannelError: there is no sealed answer; the request is not sent a second time.
+        """
+        connection = self._connection
+        if connection is None:
+            raise channel_error(f"{self.address}: connection closed; attest again", LOST)
+        if self._sealer is None:
+            self._sealer = Sealer(self._session)
+        sealed = self._sealer.seal(message)
+        try:
+            outer = connection.request(
+                "POST",
+                SEALED_PATH,
+                body=sealed.body,
+                content_type=_BINARY,
+                max_body=bucket(max_body + MAX_HEAD) + _AROUND,
+            )
+            response = _opened(sealed, outer, max_body=max_body)
+        except BaseException:
+            self.close()
+            raise
+        return response
+
+    def alive(self) -> bool:
+        """Return whether a request may be sent; that the middle hung up since the last one is no matter."""
+        return self._connection is not None
+
+    def close(self) -> None:
+        """Close the connection for good; closing twice is fine."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def bucket(size: int) -> int:
+    """Return the smallest of 1, 4, 16, 64 KiB and the multiples of 64 KiB that holds `size` bytes."""
+    for each in (_KIB, 4 * _KIB, 16 * _KIB):
+        if size <= each:
+            return each
+    return -(-size // _LARGEST) * _LARGEST
+
+
+def _opened(sealed: SealedRequest, outer: Response, *, max_body: int) -> Response:
+    if outer.status != _OK:
+        shown = visible(outer.body[:80].decode("ascii", "replace"))
+        raise ChannelError(
+            f"expected a sealed answer, got status {outer.status} {shown}".rstrip(),
+            hint=_WORDS.get(outer.body, "it comes from whoever is between this client and the image"),
+        )
+    parts = iter((sealed.open(outer.body),))
+    response = read_response(lambda: next(parts, b""), max_body=max_body)
+    if response.status == _CONFLICT:
+        raise VerificationError(
+            "the image had this very request before: somebody in between kept a copy and sent it first",
+            step="C3",
+            reason="request-replayed",
+            hint="it was done once, and its answer can be read by nobody but this client: ask for it anew",
+        )
+    return response
