@@ -47,7 +47,7 @@ from blindbuild.publish.signers import (
     write_key_file,
 )
 from blindbuild.publish.token_key import TokenKey, generate_token_key, open_token_key
-from blindbuild.publish.trust import TrustContent, make_trust
+from blindbuild.publish.trust import TrustContent, make_trust, replace_trust
 
 __all__ = [
     "SCHEME",
@@ -83,6 +83,7 @@ __all__ = [
     "parse_key_file",
     "parse_key_uri",
     "read_public",
+    "replace_trust",
     "scheme_of",
     "sign_boot_image",
     "sign_envelopes",
