@@ -23,6 +23,7 @@ from blindbuild.verify import (
 
 if TYPE_CHECKING:  # a log is loaded by those who ask for one
     from blindbuild.client.log_check import LogCheck
+    from blindbuild.verify.current import CurrentView
     from blindbuild.verify.tlog import RequiredLog
 
 Audit = Callable[[Mapping[str, JsonValue]], None]
@@ -42,6 +43,7 @@ class Expectation:
         ledger: the bytes of channels.json, or None; a policy that wants channels closed needs them.
         log: the transparency log that must have the release, or None when none is asked for.
         rebuilds: DSSE envelopes over rebuild records; they count when the trust file names rebuilders.
+        current: what a refresh of the trust file's TUF repository has established; None where none is pinned.
         crls: certificate revocation lists, DER or PEM, of the authorities that the trust file pins.
         audit: told of each decision, before data may be sent; what it raises refuses the server.
     """
@@ -57,6 +59,7 @@ class Expectation:
     ledger: bytes | None = None
     log: LogCheck | None = None
     rebuilds: Sequence[bytes] = ()
+    current: CurrentView | None = None
     crls: Sequence[bytes] = ()
     audit: Audit | None = None
 
@@ -87,6 +90,7 @@ class Expectation:
             ledger=self.ledger,
             log=log,
             rebuilds=self.rebuilds,
+            current=self.current,
         )
 
     def appraise(self, session: RecordedSession, *, now: int, log: RequiredLog | None) -> Appraisal:
@@ -102,6 +106,7 @@ class Expectation:
             ledger=self.ledger,
             log=log,
             rebuilds=self.rebuilds,
+            current=self.current,
             crls=self.crls,
         )
 
@@ -129,6 +134,7 @@ class Expectation:
             self.ledger,
             self.log is None,
             tuple(self.rebuilds),
+            None if self.current is None else self.current.meaning,
             tuple(self.crls),
         )
 

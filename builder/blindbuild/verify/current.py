@@ -74,6 +74,11 @@ class CurrentView:
         """When the first of the roles expires: until then this view may be relied upon."""
         return min(state.expires for state in self.roles.values())
 
+    @property
+    def meaning(self) -> tuple[object, ...]:
+        """What verdicts rest upon: two views that differ only in when they were made mean the same."""
+        return self.pinned, self.channel, self.release_keys, self.threshold, self.targets, self.revoked
+
     def latest(self, product: str) -> ReleaseName | None:
         """Return the release of the highest sequence that a product has on this channel."""
         names = (release_of(target) for target in self.targets)

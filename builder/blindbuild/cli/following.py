@@ -1,0 +1,56 @@
+"""Where a client's publication comes from: a place that is named, or the TUF repository of the trust file."""
+
+from __future__ import annotations
+
+import os
+
+from blindbuild.cli.options import JudgingOptions
+from blindbuild.client.published import Published, read_published
+from blindbuild.errors import UsageError
+from blindbuild.manifest import TrustRoots
+from blindbuild.manifest.words import DEFAULT_CHANNEL
+from blindbuild.manifest.words import DEFAULT_CHANNEL
+from blindbuild.verify.current import CurrentView
+
+
+def read_publication(options: JudgingOptions, trust: TrustRoots) -> tuple[Published, CurrentView | None]:
+    """Return what a server is judged by, and what its repository says about it if the trust file pins one.
+
+    Whoever pins a repository asks it, whatever else is named: there is no falling back to another way.
+
+    Raises:
+        UsageError: neither a manifest nor a repository, or a repository that the trust file does not pin.
+        VerificationError: the repository is refused.
+        ChannelError: a place cannot be reached.
+    """
+    manifest = options.manifest
+    if trust.tuf_root is None:
+        if options.tuf is not None:
+            raise UsageError(
+                "--tuf: expected a trust file that pins a TUF root, got one with release keys",
+                hint="make one with `blindbuild trust --tuf-root metadata/1.root.json`",
+            )
+        if manifest is None:
+            raise UsageError("expected --manifest: this trust file pins no TUF repository that has it")
+        return _read(manifest, options), None
+    from blindbuild.client.tuf import TufRepository
+    from blindbuild.client.tuf_memory import TufMemory
+
+    memory = None
+    if options.history:
+        memory = TufMemory.default(os.environ) if options.state is None else TufMemory(options.state / "tuf")
+    repository = TufRepository(
+        trust,
+        options.tuf,
+        memory=memory,
+        channel=options.channel or DEFAULT_CHANNEL,
+        remember=options.remember,
+    )
+    if manifest is None:
+        followed = repository.follow()
+        return followed.published, followed.view
+    return _read(manifest, options), repository.refresh()
+
+
+def _read(manifest: object, options: JudgingOptions) -> Published:
+    return read_published(str(manifest), plain_http=options.plain_http, environ=os.environ)
