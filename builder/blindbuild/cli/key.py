@@ -17,7 +17,7 @@ from blindbuild.publish import (
     load_public_key,
     open_signer,
     read_public,
-    scheme_of,
+    require_uri,
     write_key_file,
 )
 
@@ -70,8 +70,7 @@ def pin(uri: str, public: Path | None, output: Path, no_check: bool, as_json: bo
 
     Example: blindbuild key pin awskms:alias/releases --public releases.pem -o release.key
     """
-    if scheme_of(uri) is None:
-        raise UsageError(f"{uri[:80]}: expected a URI, got a path", hint="a key in a file needs no pinning")
+    require_uri(uri)
     target = output.with_name(output.name + ".pub")
     for path in (output, target):
         if path.exists():

@@ -156,7 +156,7 @@ def write_key_file(key: KeyFile) -> bytes:
     Raises:
         UsageError: a URI that is not understood, or that has a PIN in it.
     """
-    scheme_of(key.uri)
+    require_uri(key.uri)
     return canonical_bytes({"version": 1, "uri": key.uri, "public": encode_base64(key.public.spki)}) + b"\n"
 
 
@@ -173,8 +173,22 @@ def parse_key_file(data: bytes) -> KeyFile:
         key = KeyFile(fields.text("uri"), SignerKey.from_spki(fields.base64("public", max_bytes=1024)))
     except FormatError as error:
         raise UsageError(f"key file: {error.message}") from error
-    scheme_of(key.uri)
+    require_uri(key.uri)
     return key
+
+
+def require_uri(uri: str) -> None:
+    """Refuse a reference that is no URI of a token or service.
+
+    Raises:
+        UsageError: a path, a URI of another scheme, or one with a PIN in it.
+    """
+    # a path in a key file would be that of whoever hands it on
+    if scheme_of(uri) is None:
+        raise UsageError(
+            f"{uri[:80]}: expected a URI, got a path",
+            hint="a key in a file needs no key file",
+        )
 
 
 def scheme_of(reference: str) -> str | None:
