@@ -9,7 +9,6 @@ from blindbuild.client.published import Published, read_published
 from blindbuild.errors import UsageError
 from blindbuild.manifest import TrustRoots
 from blindbuild.manifest.words import DEFAULT_CHANNEL
-from blindbuild.manifest.words import DEFAULT_CHANNEL
 from blindbuild.verify.current import CurrentView
 
 

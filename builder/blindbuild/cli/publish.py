@@ -8,6 +8,14 @@ import click
 
 # verb -> (module below blindbuild.cli, its command, one line of help); imported only when it is called
 PUBLISH_VERBS = {
+    "init": ("publish_tuf", "init_command", "Begin a TUF repository: what is current, and whose keys count."),
+    "add": ("publish_tuf", "add_command", "List releases in it; they take the place of earlier ones."),
+    "withdraw": ("publish_tuf", "withdraw_command", "List a release as withdrawn: clients refuse it."),
+    "renew": ("publish_tuf", "renew_command", "Sign what is listed for another period."),
+    "rotate": ("publish_tuf", "rotate_command", "Change keys or thresholds, or renew the root."),
+    "sign": ("publish_tuf", "sign_command", "Add signatures to what others have staged."),
+    "refresh": ("publish_tuf", "refresh_command", "Sign timestamp and snapshot anew: a daily job."),
+    "status": ("publish_tuf", "status_command", "Say what is published, until when, and what waits."),
     "directory": ("publish_oci", "directory_command", "Copy what clients need, for any web server."),
     "oci": ("publish_oci", "oci_command", "Push what clients need to an OCI registry."),
 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tuf.api.metadata import Root, TargetFile, Targets
 
+from blindbuild.client.published import Published
 from blindbuild.client.tuf_keys import check_unique_keys, release_keys
 from blindbuild.digest import Digest
 from blindbuild.errors import BuildError, FormatError, UsageError, VerificationError
@@ -14,17 +15,15 @@ from blindbuild.formats.dsse import parse_envelope, verify_envelope
 from blindbuild.manifest import STATEMENT_PAYLOAD_TYPE, parse_statement
 from blindbuild.manifest.revoked import Revocation, parse_revoked, revoked_bytes
 from blindbuild.manifest.tuf import LOG_POLICY, REVOKED, ReleaseName, release_of
+from blindbuild.publish.directory import check_publishable
 from blindbuild.publish.tuf_files import RepositoryFiles
 
 
 @dataclass(frozen=True, slots=True)
 class NewRelease:
-    """The files of a release; all but the manifest may be missing."""
+    """A release, and what may be listed with it: the image itself, and the policy about logs."""
 
-    manifest: bytes
-    ledger: bytes | None = None
-    log_proof: bytes | None = None
-    rebuilds: tuple[bytes, ...] = ()
+    published: Published
     image: bytes | None = None
     log_policy: bytes | None = None
 
@@ -61,8 +60,10 @@ class Content:
 
         Raises:
             UsageError: another statement has this sequence, a later one was published, or it was withdrawn.
+            BuildError: files that do not belong together.
         """
-        name, statement = _name(release.manifest, channel)
+        check_publishable(release.published)
+        name, statement = _name(release.published.envelope, channel)
         self._check_new(name, statement)
         self._remove(name)
         for other in self.releases():
@@ -142,10 +143,10 @@ class Content:
             "sequence": name.sequence,
         }
         parts: list[tuple[str, bytes | None]] = [
-            (name.manifest, release.manifest),
-            (name.ledger, release.ledger),
-            (name.log_proof, release.log_proof),
-            *((name.rebuild(number), data) for number, data in enumerate(release.rebuilds, 1)),
+            (name.manifest, release.published.envelope),
+            (name.ledger, release.published.ledger),
+            (name.log_proof, release.published.log_proof),
+            *((name.rebuild(number), data) for number, data in enumerate(release.published.rebuilds, 1)),
         ]
         for target, data in parts:
             if data is not None:
@@ -188,7 +189,7 @@ def listed_changes(old: Targets | None, new: Targets) -> Sequence[str]:
     return lines
 
 
-def require_listed(name: str) -> ReleaseName:
+def release_named(name: str) -> ReleaseName:
     """Return the release that `PRODUCT/CHANNEL/SEQUENCE` names.
 
     Raises:

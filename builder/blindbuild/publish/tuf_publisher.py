@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, Root, Signed, Snapshot, Targets, Timestamp
 
 from blindbuild.client.tuf_refresh import MAX_VERSION
 from blindbuild.digest import Digest
@@ -36,6 +36,7 @@ from blindbuild.publish.tuf_metadata import (
     sign,
     to_bytes,
 )
+from blindbuild.verify.current import RoleState
 
 Signers = Sequence[ReleaseSigner]
 
@@ -84,20 +85,18 @@ class TufPublisher:
 
     def add(
         self, releases: Sequence[NewRelease], signers: Signers, *, channel: str, keep_older: bool = False
-    ) -> tuple[tuple[ReleaseName, ...], Outcome]:
+    ) -> Outcome:
         """List releases.
 
         Raises:
             UsageError: one that clients would refuse.
         """
-        names: list[ReleaseName] = []
 
         def edit(content: Content) -> None:
             for release in releases:
-                names.append(content.add(release, channel=channel, keep_older=keep_older))
+                content.add(release, channel=channel, keep_older=keep_older)
 
-        outcome = self._change(edit, signers)
-        return tuple(names), outcome
+        return self._change(edit, signers)
 
     def withdraw(
         self, name: ReleaseName, signers: Signers, *, reason: str, statement: Digest | None = None
@@ -167,6 +166,23 @@ class TufPublisher:
         """Return what the staged metadata waits for, a line each."""
         state = self.files.state()
         return self._plan(state).waiting
+
+    def roles(self) -> dict[str, RoleState]:
+        """Return version and end of validity of what clients see, by role."""
+        state = self.files.state()
+        if state is None:
+            return {}
+        roles: list[Signed] = [role.signed for role in (state.root, state.targets)]
+        roles += [role.signed for role in (state.snapshot, state.timestamp)]
+        return {role.type: RoleState(role.version, int(role.expires.timestamp())) for role in roles}
+
+    def releases(self) -> tuple[str, ...]:
+        """Return the releases that clients see, as `PRODUCT/CHANNEL/SEQUENCE`."""
+        state = self.files.state()
+        if state is None:
+            return ()
+        names = Content(state.targets.signed, self.files).releases()
+        return tuple(sorted(f"{name.product}/{name.channel}/{name.sequence}" for name in names))
 
     def _state(self) -> State:
         state = self.files.state()
