@@ -31,6 +31,7 @@ VERBS = {
     "evidence": ("evidence", "Judge saved evidence of SEV-SNP, TDX or a Nitro Enclave."),
     "explain": ("explain", "Say in words why registers differ."),
     "call": ("call", "Verify a server, then send it a request on the same connection."),
+    "proxy": ("proxy", "Let any program on this machine talk to a verified server."),
     "demo": ("demo", "Everything once: lock, build, sign, boot, verify, ask."),
 }
 BAD_USAGE = 2
