@@ -297,6 +297,7 @@ def running_gate(
     config: object = CONFIG,
     system_calls: bytes | None = None,
     prefix: tuple[str, ...] = (),
+    event_log: bytes = EVENT_LOG,
 ) -> Iterator[RunningGate]:
     """Start the gate with the descriptors of docs/spec/guest-abi.md.
 
@@ -308,6 +309,7 @@ def running_gate(
         config: gate.json, as a value or as text.
         system_calls: the filter beside it; the product's by default.
         prefix: a program to run it under, which must become the gate.
+        event_log: what init would hand over.
     """
     (directory / "gate.json").write_text(config if isinstance(config, str) else json.dumps(config))
     (directory / "filter").write_bytes(made_filters()["gate"] if system_calls is None else system_calls)
@@ -315,7 +317,7 @@ def running_gate(
     silent = socket.socketpair()
     tpm = tpm or silent[0]
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
-        log = event_log_file(EVENT_LOG)
+        log = event_log_file(event_log)
         sources = (listener.fileno(), tpm.fileno(), log, launcher.gate_end.fileno())
         # Away from 3 to 6 first, so that none of the copies below covers a source of another.
         aside = [fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, 50) for source in sources]

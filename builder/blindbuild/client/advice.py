@@ -39,6 +39,23 @@ MIDDLE = Advice(
     "balancer, a CDN, an antivirus product. Exempt this address from inspection, or connect directly. "
     f"If nobody knows of one, take it for an attack: {_TELL}",
 )
+OTHER_KEY = Advice(
+    "the machine that was asked is genuine and answered just now, but something in between put a key of its "
+    "own in the place of the machine's",
+    f"whoever did it could have read and changed all that is sent. {_NOTHING_SENT}",
+    f"whatever ends TLS on the way has no honest reason for this. Take it for an attack: {_TELL}",
+)
+CHANGED_ANSWER = Advice(
+    "an answer came that the genuine machine did not make for this request",
+    "something in between changed it, made it up, or mixed up two answers. What you sent stays sealed, but "
+    "the machine may have done what was asked",
+    f"ask again. If it happens again, take it for an attack: {_TELL}",
+)
+COPIED_REQUEST = Advice(
+    "the machine had this very request before: something in between kept a copy and sent that first",
+    "it was done once. Its answer can be read by nobody but this client, and did not reach it",
+    f"ask again. If it happens again, take it for an attack: {_TELL}",
+)
 OLD_ANSWER = Advice(
     "the server's answer was not made for this question; it is an old one, or another machine's",
     f"the genuine machine may be gone, and somebody plays back what it once said. {_NOTHING_SENT}",
@@ -157,6 +174,7 @@ _RULES: tuple[tuple[_Applies, Advice], ...] = (
     (lambda _reasons, failed: any(step.startswith("M") for step in failed), BAD_RELEASE),
     (lambda _reasons, failed: any(step.startswith("P") for step in failed), OPEN_RELEASE),
     (lambda reasons, _failed: "C3:other-tls-key" in reasons, MIDDLE),
+    (lambda reasons, _failed: "C3:other-hpke-key" in reasons, OTHER_KEY),
     (lambda reasons, failed: "A8:credential-mismatch" in reasons and "Q7" in failed, OLD_ANSWER),
     (lambda _reasons, failed: bool(failed & {"Q2", "A2", "A8"}), OTHER_MACHINE),
     (lambda _reasons, failed: bool(failed & {"A4", "A5", "A7", "A9", "A10", "A11"}), UNKNOWN_CHIP),

@@ -13,7 +13,7 @@ import secrets
 import struct
 from dataclasses import dataclass
 
-from blindbuild.client.advice import LOST, channel_error
+from blindbuild.client.advice import CHANGED_ANSWER, COPIED_REQUEST, LOST, channel_error
 from blindbuild.client.forwarded import ForwardedConnection
 from blindbuild.client.http1 import MAX_HEAD, Response, read_response, write_request
 from blindbuild.client.transport import Peer
@@ -68,7 +68,7 @@ class SealedRequest:
                 error.message,
                 step="C3",
                 reason="answer-not-sealed",
-                hint="something between this client and the image changed the answer, or made one up",
+                hint=CHANGED_ANSWER.text,
             ) from error
 
 
@@ -193,9 +193,9 @@ def _opened(sealed: SealedRequest, outer: Response, *, max_body: int) -> Respons
     response = read_response(lambda: next(parts, b""), max_body=max_body)
     if response.status == _CONFLICT:
         raise VerificationError(
-            "the image had this very request before: somebody in between kept a copy and sent it first",
+            "expected a request that the image had not seen, got one of which it had a copy",
             step="C3",
             reason="request-replayed",
-            hint="it was done once, and its answer can be read by nobody but this client: ask for it anew",
+            hint=COPIED_REQUEST.text,
         )
     return response

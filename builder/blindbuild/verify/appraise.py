@@ -16,7 +16,7 @@ from blindbuild.formats.tcglog import ReplayedLog
 from blindbuild.formats.tpm2 import Quote
 from blindbuild.manifest import DEFAULT_ATTESTATION_KEY, TrustRoots
 from blindbuild.verify.appraisal import _PROOF, AcceptedSession, Appraisal, broken_appraisal
-from blindbuild.verify.checklist import LOG_TITLES, TITLES, Checklist, Outcome, found, refuse
+from blindbuild.verify.checklist import LOG_TITLES, SEALED_TITLES, TITLES, Checklist, Outcome, found, refuse
 from blindbuild.verify.endorse import AttestationKey, TrustMode, judge_endorsement, trust_mode
 from blindbuild.verify.explain import explain_differences
 from blindbuild.verify.policy import Basis, History, Policy
@@ -34,7 +34,7 @@ from blindbuild.verify.rebuilders import REBUILD_TITLES
 from blindbuild.verify.registers import PlatformMatch, check_registers, match_platform
 from blindbuild.verify.replay import judge_log
 from blindbuild.verify.secure_boot import judge_secure_boot
-from blindbuild.verify.session import RecordedSession
+from blindbuild.verify.session import SEALED_PROFILE, RecordedSession
 
 if TYPE_CHECKING:  # a log is loaded by those who ask for one
     from blindbuild.verify.current import CurrentView
@@ -132,7 +132,8 @@ def appraise(
 
 
 def _appraise(session: RecordedSession, basis: Basis) -> Appraisal:
-    steps = Checklist(_titles(basis))
+    sealed = SEALED_TITLES if session.profile == SEALED_PROFILE else {}
+    steps = Checklist(_titles(basis) | sealed)
     publication = judge_publication(steps, basis)
     rule = DEFAULT_ATTESTATION_KEY if publication is None else publication.statement.attestation_key
     steps.run("C1", lambda: _same_statement(session, found(publication)), needs=("M6",))

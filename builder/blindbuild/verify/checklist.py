@@ -59,6 +59,8 @@ TITLES = {
     "E10": "every event is the stated one, in order, and none is extra",
     "E11": "the firmware said that Secure Boot is on",
 }
+# what is called otherwise where requests are sealed to a key; docs/spec/hpke-channel.md
+SEALED_TITLES = {"C3": "what is sent opens inside the attested image only"}
 # further steps of those whose policy asks for a transparency log; docs/spec/transparency-log.md
 LOG_TITLES = {
     "M12": "the release is in the log, signed by the log and seen by its witnesses",

@@ -77,7 +77,8 @@ def _bound(publication: Publication | None, nonce: bytes, spki: bytes) -> bytes:
     # without a statement, a nonce that was drawn, or a key, nothing is bound: R3 refuses an empty binding
     if publication is None or len(nonce) != NONCE_SIZE or not any(nonce) or not spki:
         return b""
-    return bound_data(nonce=nonce, spki=spki, statement=publication.digest)
+    profile = publication.statement.channel_binding
+    return bound_data(nonce=nonce, spki=spki, statement=publication.digest, profile=profile)
 
 
 def _references(publication: Publication | None, platforms: frozenset[str]) -> tuple[Reference, ...]:

@@ -228,5 +228,6 @@ func (s *server) answerOpened(c *connection, o *opened) answer {
 	case !s.evidence.sealer.take(o.session, number):
 		return replayed
 	}
+	s.table.attest(c) // behind a load balancer this may be another connection than the one with the evidence
 	return s.answerRecipe(c, body)
 }
