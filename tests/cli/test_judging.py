@@ -16,6 +16,7 @@ from blindbuild.client import Expectation, StateStore
 from blindbuild.digest import Digest
 from blindbuild.errors import BlindbuildError, UsageError, VerificationError
 from blindbuild.verify import CHANNEL_GROUPS, History
+from blindbuild.verify.bundle import MAX_BUNDLE
 from tests.fakes.attester import Attester, Server
 from tests.fakes.channels import but_row, check, closed_ledger, ledger_bytes, publisher_of, without_row
 from tests.fakes.published import NOW, honest_boot, log_bytes
@@ -152,7 +153,7 @@ def test_a_session_beyond_what_it_may_be_is_not_read_whole(image: Path, tmp_path
     with (tmp_path / "huge").open("wb") as stream:
         stream.truncate(3 << 30)
     error = refusal(judged("verify", str(tmp_path / "huge"), image, "--recorded"))
-    assert f"expected at most {8 << 20} bytes" in error.message
+    assert f"expected at most {MAX_BUNDLE} bytes" in error.message
 
 
 def test_a_clock_that_may_have_gone_back_is_accepted_only_when_asked_for(image: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from blindbuild.cli.main import VERBS
+from tests.fakes.world import authority, publisher
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(sys.executable).parent / "blindbuild"
@@ -109,9 +110,9 @@ def test_offline_with_an_empty_store_names_what_is_missing(tmp_path: Path) -> No
 
 
 def test_a_server_that_is_not_there_is_an_error_and_no_verdict(tmp_path: Path) -> None:
-    done = run(
-        "verify", "https://127.0.0.1:1", "--manifest", str(tmp_path), "--trust", str(ROOT / "README.md")
-    )
+    trust = tmp_path / "trust.json"
+    trust.write_bytes(publisher().trust(tpm_roots=[authority().root_pem]))
+    done = run("verify", "https://127.0.0.1:1", "--manifest", str(tmp_path), "--trust", str(trust))
     assert done.returncode == 2
     assert "sign the image first" in done.stderr
 

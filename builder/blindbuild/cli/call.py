@@ -32,7 +32,7 @@ def command(url: str, data: str, verbose: bool, options: JudgingOptions) -> None
     body = read_body(data)
     attempt = attest(server, expect(options))
     if verbose or not attempt.appraisal.verdict:
-        show_appraisal(attempt.appraisal, bank=options.bank, as_json=False, to_stderr=True)
+        show_appraisal(attempt.appraisal, bank=options.bank, to_stderr=True)
     with attempt.accept() as connection:
         for warning in connection.session.warnings:
             if not verbose:
@@ -46,9 +46,10 @@ def split_url(url: str) -> tuple[str, str]:
     """Return the server's address and the path on it."""
     scheme, separator, rest = url.partition("://")
     server, _, path = rest.partition("/")
-    if scheme != "https" or not separator or not server or "?" in url or "#" in url:
+    # http is for images whose requests are sealed; the client refuses it for all others
+    if scheme not in ("https", "http") or not separator or not server or "?" in url or "#" in url:
         raise UsageError(f"expected an address like https://host:port/v1/name, got {url}")
-    return f"https://{server}", f"/{path}"
+    return f"{scheme}://{server}", f"/{path}"
 
 
 def read_body(data: str) -> bytes:

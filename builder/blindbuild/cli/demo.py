@@ -115,7 +115,7 @@ def _ask(url: str, image: Path, trust: Path, name: str, reporter: Reporter) -> N
     reporter.begin("ask for evidence, with a fresh nonce, and judge it")
     attempt = attest(url, expect(options))
     reporter.finish(f"{len(attempt.appraisal.steps)} steps")
-    show_appraisal(attempt.appraisal, bank=options.bank, as_json=False)
+    show_appraisal(attempt.appraisal, bank=options.bank)
     with attempt.accept() as connection:
         answer = connection.post(ROUTE, name.encode())
     click.echo(f"answer: {visible(answer.decode('utf-8', 'replace').strip())}")

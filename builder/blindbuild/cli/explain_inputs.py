@@ -23,8 +23,8 @@ from blindbuild.host.files import read_bytes
 from blindbuild.manifest import Statement, parse_statement
 from blindbuild.measure.classification import PlatformReference
 from blindbuild.verify import parse_session
+from blindbuild.verify.bundle import MAX_BUNDLE, looks_like_bundle, parse_bundle
 from blindbuild.verify.registers import PlatformMatch, compare_registers
-from blindbuild.verify.session import MAX_SESSION
 
 PCR_NAMES = tuple(f"PCR {register}" for register in range(REGISTER_COUNT))
 _PREFERRED = (HashAlgorithm.SHA256, HashAlgorithm.SHA384, HashAlgorithm.SHA512, HashAlgorithm.SHA1)
@@ -85,7 +85,7 @@ def read_log(path: Path, *, form: str = "auto") -> NamedLog:
             f"{path}: expected a log, got a directory",
             hint=f"to compare with an image: blindbuild explain LOG --statement {path}",
         )
-    data = read_bytes(path, error=UsageError, limit_bytes=MAX_SESSION)
+    data = read_bytes(path, error=UsageError, limit_bytes=MAX_BUNDLE)
     if form == "auto" and data.startswith(_STATEMENT_STARTS):
         raise UsageError(
             f"{path}: expected a log, got a statement or a manifest",
@@ -123,11 +123,12 @@ def _looks_like_cc(data: bytes) -> bool:
 
 def _session_log(data: bytes) -> NamedLog:
     try:
-        evidence = parse_session(data).evidence
+        recorded = parse_bundle(data).session if looks_like_bundle(data) else parse_session(data)
     except VerificationError as error:
         raise FormatError(
             f"not a recorded session: {error.message}", hint="`blindbuild verify --save FILE` writes one"
         ) from error
+    evidence = recorded.evidence
     log = parse_event_log(evidence.event_log)
     return NamedLog("tcg", log, PCR_NAMES, quoted=(evidence.bank, evidence.registers))
 

@@ -2,58 +2,71 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import click
-
-from blindbuild.cli.log_files import log_memory, read_log_policy, read_log_proof
+from blindbuild.cli.following import read_publication
+from blindbuild.cli.log_files import log_memory, read_log_proof
 from blindbuild.cli.options import JudgingOptions
+from blindbuild.cli.policy_options import choose_policy
 from blindbuild.client import Expectation, StateStore
+from blindbuild.client.audit import AuditLog, record_decision
 from blindbuild.client.log_check import LogCheck
-from blindbuild.client.published import Published, read_published
+from blindbuild.client.published import Published
 from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import UsageError
+from blindbuild.formats.canonical import JsonValue
+from blindbuild.formats.tpm2 import MAX_CRL
 from blindbuild.host.files import read_bytes
 from blindbuild.manifest import parse_trust
 from blindbuild.manifest.ledger import MAX_LEDGER
 from blindbuild.manifest.trust import MAX_TRUST
-from blindbuild.verify import Appraisal, Policy
+from blindbuild.verify import Appraisal, Policy, RecordedSession
+from blindbuild.verify.current import CurrentView
+from blindbuild.verify.policy_file import policy_json
 from blindbuild.verify.registers import RegisterResult
 
 
-def expect(options: JudgingOptions) -> Expectation:
-    """Read the files that a client judges by."""
-    published = read_published(options.manifest, plain_http=options.plain_http, environ=os.environ)
+def expect(options: JudgingOptions, published: Published | None = None) -> Expectation:
+    """Read the files that a client judges by.
+
+    Args:
+        options: where they are.
+        published: what was published, for who has it already; --manifest is then not read.
+    """
+    policy = choose_policy(options)
+    trust = parse_trust(read_bytes(options.trust, error=UsageError, limit_bytes=MAX_TRUST))
+    view: CurrentView | None = None
+    if published is None:
+        published, view = read_publication(replace(options, channel=policy.channel), trust)
     return Expectation(
         envelope=published.envelope,
         release=published.release,
-        trust=parse_trust(read_bytes(options.trust, error=UsageError, limit_bytes=MAX_TRUST)),
-        policy=Policy(
-            allow_test_tpm=options.allow_test_tpm,
-            allow_debug=options.allow_debug,
-            allow_unsafe_clock=options.allow_unsafe_clock,
-            required_closed=frozenset(options.require_closed),
-        ),
+        trust=trust,
+        policy=policy,
         bank=HashAlgorithm(options.bank),
         state=_state(options.state) if options.history else None,
         remember=options.remember,
         ledger=_ledger(options.ledger, published),
-        log=_log(options, published),
+        log=_log(options, policy, published),
         rebuilds=published.rebuilds,
+        current=view,
+        crls=tuple(read_bytes(path, error=UsageError, limit_bytes=MAX_CRL) for path in options.crl),
+        audit=None if options.audit_log is None else AuditLog(options.audit_log),
     )
 
 
-def _log(options: JudgingOptions, published: Published) -> LogCheck | None:
-    if options.require_log is None:
+def _log(options: JudgingOptions, policy: Policy, published: Published) -> LogCheck | None:
+    if policy.required_log is None:
         if options.log_proof is not None or options.log_place is not None:
             raise UsageError("--log-proof and --log belong to --require-log")
         return None
     return LogCheck(
-        policy=read_log_policy(options.require_log),
+        policy=policy.required_log,
         proof=read_log_proof(options.log_proof, published.log_proof),
-        channel=options.channel,
+        channel=policy.channel,
         place=options.log_place,
         memory=log_memory(options.state) if options.history else None,
         remember=options.remember,
@@ -71,12 +84,21 @@ def _state(chosen: Path | None) -> StateStore:
     return StateStore.default(os.environ) if chosen is None else StateStore(chosen)
 
 
-def show_appraisal(appraisal: Appraisal, *, bank: str, as_json: bool, to_stderr: bool = False) -> None:
-    """Print a verdict step by step, with all registers."""
-    if as_json:
-        click.echo(json.dumps(appraisal.to_json(), indent=2, sort_keys=True))
-        return
-    from blindbuild.cli.render import (  # rich costs a tenth of a second, which --json need not pay
+def verdict_json(
+    appraisal: Appraisal, judged_by: Expectation, session: RecordedSession | None
+) -> dict[str, JsonValue]:
+    """Return a verdict for machines, with the policy in force and the record that an audit log would get."""
+    records: list[Mapping[str, JsonValue]] = []
+    record_decision(replace(judged_by, audit=records.append), server="", appraisal=appraisal, session=session)
+    value = appraisal.to_json()
+    if not isinstance(value, dict):
+        raise TypeError("an appraisal is an object")
+    return value | {"policy": policy_json(judged_by.policy), "record": dict(records[0])}
+
+
+def show_appraisal(appraisal: Appraisal, *, bank: str, to_stderr: bool = False) -> None:
+    """Print a verdict step by step, with all registers, for people."""
+    from blindbuild.cli.render import (  # rich costs a tenth of a second, which others need not pay
         RegisterRow,
         error_console,
         output_console,

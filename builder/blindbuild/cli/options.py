@@ -41,12 +41,22 @@ def read_place(context: click.Context, parameter: click.Parameter, value: str) -
     return value if "://" in value else _EXISTING.convert(value, parameter, context)
 
 
+def _read_optional_place(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> Path | str | None:
+    return None if value is None else read_place(context, parameter, value)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class JudgingOptions:
     """The options of everyone who judges a server."""
 
-    manifest: Path | str
     trust: Path
+    manifest: Path | str | None = None
+    tuf: str | None = None
+    policy: Path | None = None
+    crl: tuple[Path, ...] = ()
+    audit_log: Path | None = None
     bank: str = "sha256"
     allow_test_tpm: bool = False
     allow_debug: bool = False
@@ -56,7 +66,7 @@ class JudgingOptions:
     require_log: Path | None = None
     log_proof: Path | None = None
     log_place: str | None = None
-    channel: str = "stable"
+    channel: str | None = None
     plain_http: bool = False
     remember: bool = True
     state: Path | None = None
@@ -80,10 +90,15 @@ def _read_channels(
 _JUDGING = (
     click.option(
         "--manifest",
-        required=True,
         metavar="PLACE",
-        callback=read_place,
-        help="The image's directory, its manifest.dsse.json, or where it is published: https:// or oci://.",
+        callback=_read_optional_place,
+        help="The image's directory, its manifest.dsse.json, or where it is published: https:// or oci://. "
+        "Not needed with a trust file that pins a TUF repository.",
+    ),
+    click.option(
+        "--tuf",
+        metavar="URL|DIR",
+        help="The TUF repository that the trust file pins [default: the address in the trust file].",
     ),
     plain_http_option,
     click.option(
@@ -91,6 +106,22 @@ _JUDGING = (
         required=True,
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="The trust file: whose keys and which TPM makers count.",
+    ),
+    click.option(
+        "--policy",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="What is asked for beyond the defaults, as a policy.json; other options only make it stricter.",
+    ),
+    click.option(
+        "--crl",
+        multiple=True,
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="What an authority of TPMs revoked, DER or PEM; repeatable.",
+    ),
+    click.option(
+        "--audit-log",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Append a record of each decision here, one JSON line; no user's data is in it.",
     ),
     click.option(
         "--bank",
@@ -137,7 +168,7 @@ _JUDGING = (
     click.option(
         "--log", "log_place", metavar="DIR|URL", help="The log's files [default: the address in its policy]."
     ),
-    click.option("--channel", default="stable", show_default=True, help="Whose release the log must have."),
+    click.option("--channel", help="The line of releases that is wanted [default: the policy's, or stable]."),
     click.option(
         "--state",
         type=click.Path(file_okay=False, path_type=Path),

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, r
 
 from blindbuild.errors import FormatError
 from blindbuild.formats.certificate import Certificate, _quiet, _readable, key_usages
+from blindbuild.formats.tpm2 import MAX_CRL
 
-MAX_CRL = 4 << 20  # bytes; TPM makers' lists have a few KiB, and bounded time matters more than theirs
 _HASHES = ("sha256", "sha384", "sha512")
 _PARTIAL = (x509.DeltaCRLIndicator, x509.IssuingDistributionPoint)
 _KEYS = (

@@ -18,6 +18,7 @@ TPM_GENERATED_VALUE = 0xFF544347  # Part 2, 6.2: a TPM signs nothing external th
 TPM_ST_ATTEST_QUOTE = 0x8018  # Part 2, 6.9
 MAX_STRUCTURE = 4096  # bytes; larger than any TPM's command buffer
 MAX_CERTIFICATE = 8192  # bytes; NV indices of real TPMs hold at most 4096
+MAX_CRL = 4 << 20  # bytes; TPM makers' revocation lists have a few KiB
 MAX_SELECTIONS = 16  # Part 2, 10.9.7: HASH_COUNT of the largest TPMs is below this
 MAX_SELECT_SIZE = 4  # bytes; Part 2, 10.5: 3 for the 24 registers of a PC, 4 is the most ever implemented
 

@@ -1,0 +1,286 @@
+"""`verify` with a policy file, with a bundle in an auditor's hands, and with explanations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from blindbuild.cli import judging
+from blindbuild.cli.main import main
+from blindbuild.client import Expectation, StateStore
+from blindbuild.digest import Digest
+from blindbuild.errors import BlindbuildError, UsageError, VerificationError
+from blindbuild.manifest import format_time
+from blindbuild.verify import History, session_bytes
+from blindbuild.verify.bundle import parse_bundle
+from tests.fakes import log_world
+from tests.fakes.attester import Attester, Server
+from tests.fakes.channels import closed_ledger, ledger_bytes, publisher_of
+from tests.fakes.published import NOW, command_line, honest_boot, log_bytes
+from tests.fakes.world import authority, boot_of, session, tpm
+
+ROOTS = {"test_tpm_roots": [authority().root_pem], "test_tpm_intermediates": [authority().issuer_pem]}
+LEDGER = ledger_bytes(closed_ledger())
+BY = publisher_of(LEDGER)
+THEN = "2026-06-01T00:00:00Z"
+
+
+@pytest.fixture(autouse=True)
+def _at_the_time_of_publication(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "Expectation", partial(Expectation, clock=lambda: NOW))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    place = tmp_path / "image"
+    place.mkdir()
+    (place / "manifest.dsse.json").write_bytes(BY.envelope)
+    (place / "release.dsse.json").write_bytes(BY.release)
+    (place / "channels.json").write_bytes(LEDGER)
+    (tmp_path / "trust.json").write_bytes(BY.trust(**ROOTS))
+    return place
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    attester = Attester(tpm=tpm(), event_log=log_bytes(honest_boot()))
+    with Server(attester.handle, attester.key) as running:
+        yield running
+
+
+@pytest.fixture
+def other_boot() -> Iterator[Server]:
+    boot = [command_line("debug") if event.what == "command line" else event for event in honest_boot()]
+    machine, log = boot_of(boot)
+    attester = Attester(tpm=machine, event_log=log)
+    with Server(attester.handle, attester.key) as running:
+        yield running
+
+
+def verify(target: str | Path, tmp_path: Path, *more: str | Path, lenient: bool = True) -> Result:
+    arguments = ["verify", str(target), "--trust", str(tmp_path / "trust.json"), *map(str, more)]
+    allow = ["--allow-test-tpm"] if lenient else []
+    return CliRunner().invoke(main, [*arguments, *allow], env={"COLUMNS": "200"})
+
+
+def refusal(result: Result) -> BlindbuildError:
+    assert isinstance(result.exception, BlindbuildError), (result.output, result.exception)
+    return result.exception
+
+
+def saved(server: Server, image: Path, tmp_path: Path, *more: str | Path) -> Path:
+    bundle = tmp_path / "bundle.json"
+    done = verify(server.url, tmp_path, "--manifest", image, "--save", bundle, *more)
+    assert done.exit_code == 0, done.output
+    return bundle
+
+
+def policy(tmp_path: Path, **rules: object) -> Path:
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps({"version": 1, **rules}))
+    return path
+
+
+# --- policy files
+
+
+def test_a_policy_file_is_what_is_asked_for(server: Server, image: Path, tmp_path: Path) -> None:
+    rules = policy(tmp_path, allowTestTpm=True, requireClosed=["disk"], sessionSeconds=60)
+    done = verify(server.url, tmp_path, "--manifest", image, "--policy", rules, "--json", lenient=False)
+    plain = json.loads(done.stdout)
+    assert done.exit_code == 0
+    assert plain["policy"]["requireClosed"] == ["disk"]
+    assert plain["expires"] == format_time(NOW + 60)
+    assert plain["record"]["manifest"] == Digest.sha256(BY.envelope).hex
+    assert plain["record"]["attestationKey"] == tpm().ak_name.hex()
+    strict = policy(tmp_path, allowTestTpm=True, requireSecureBoot=True)
+    error = refusal(verify(server.url, tmp_path, "--manifest", image, "--policy", strict, lenient=False))
+    assert (error.step, error.reason) == ("E11", "secure-boot-off")
+
+
+def test_options_beside_a_policy_make_it_stricter(server: Server, image: Path, tmp_path: Path) -> None:
+    rules = policy(tmp_path, allowTestTpm=True, requireClosed=["disk"])
+    arguments = (server.url, tmp_path, "--manifest", image, "--policy", rules)
+    assert verify(*arguments, "--require-closed", "egress").exit_code == 0
+    error = refusal(verify(*arguments, "--require-closed", "memory", lenient=False))
+    assert (error.step, error.reason) == ("P3", "channel-not-closed")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--allow-test-tpm",), "--allow-test-tpm: the policy"),
+        (("--allow-debug",), "--allow-debug: the policy"),
+        (("--allow-unsafe-clock",), "--allow-unsafe-clock: the policy"),
+        (("--channel", "beta"), "--channel: the policy wants nightly"),
+    ],
+)
+def test_options_that_would_make_a_policy_weaker_are_refused(
+    more: tuple[str, ...], message: str, image: Path, tmp_path: Path
+) -> None:
+    rules = policy(tmp_path, requireClosed=["disk"], channel="nightly")
+    done = verify(
+        "https://127.0.0.1:1", tmp_path, "--manifest", image, "--policy", rules, *more, lenient=False
+    )
+    error = refusal(done)
+    assert isinstance(error, UsageError)
+    assert message in error.message
+
+
+def test_another_log_than_the_policys_is_refused(image: Path, tmp_path: Path) -> None:
+    rules = policy(tmp_path, allowTestTpm=True, requireLog=log_world.policy_text().decode())
+    (tmp_path / "weak").write_bytes(log_world.policy_text("quorum none\n"))
+    arguments = ("https://127.0.0.1:1", tmp_path, "--manifest", image, "--policy", rules)
+    error = refusal(verify(*arguments, "--require-log", tmp_path / "weak"))
+    assert "the policy asks for another log" in error.message
+    # and the policy's own log is asked for without any option
+    error = refusal(verify(*arguments))
+    assert (error.step, error.reason) == ("M12", "log-proof-missing")
+
+
+def test_a_policy_file_with_a_mistake_is_wrong_usage(image: Path, tmp_path: Path) -> None:
+    error = refusal(verify("https://x", tmp_path, "--manifest", image, "--policy", policy(tmp_path)))
+    assert isinstance(error, UsageError)
+    assert "expected at least one rule" in error.message
+
+
+# --- bundles
+
+
+def test_a_bundle_has_all_that_an_auditor_needs(server: Server, image: Path, tmp_path: Path) -> None:
+    bundle = saved(server, image, tmp_path)
+    for path in image.iterdir():
+        path.unlink()
+    done = verify(bundle, tmp_path, "--recorded", "--require-closed", "disk", "--json")
+    assert done.exit_code == 0
+    plain = json.loads(done.stdout)
+    assert plain["accepted"]
+    assert not plain["live"]
+    audit = verify(bundle, tmp_path, "--recorded", "--offline-audit", "--at-time", THEN, "--json")
+    assert audit.exit_code == 4
+    plain = json.loads(audit.stdout)
+    assert plain["offlineAudit"] == {"atTime": THEN}
+    assert not plain["live"]
+    assert plain["record"]["time"] == THEN
+
+
+def test_an_auditor_is_told_that_no_server_was_verified(server: Server, image: Path, tmp_path: Path) -> None:
+    bundle = saved(server, image, tmp_path)
+    done = verify(bundle, tmp_path, "--recorded", "--offline-audit", "--at-time", THEN)
+    assert done.exit_code == 4
+    assert f"accepted as of {THEN}; no server was verified" in done.output
+
+
+@pytest.mark.parametrize("when", ["2025-12-31T23:00:00Z", "2027-01-01T00:00:00Z"])
+def test_an_audit_at_a_time_without_a_release_is_refused(
+    when: str, server: Server, image: Path, tmp_path: Path
+) -> None:
+    bundle = saved(server, image, tmp_path)
+    error = refusal(verify(bundle, tmp_path, "--recorded", "--offline-audit", "--at-time", when))
+    assert isinstance(error, VerificationError)
+    assert error.step == "M9"
+
+
+def test_what_is_remembered_does_not_count_in_an_audit_and_is_not_changed(
+    server: Server, image: Path, tmp_path: Path
+) -> None:
+    bundle = saved(server, image, tmp_path)
+    store = StateStore(tmp_path / "state")
+    domain = judging.parse_trust((tmp_path / "trust.json").read_bytes()).domain
+    newer = History(99, Digest.sha256(b"newer"), NOW)
+    store.record(domain, newer)
+    state = ("--state", tmp_path / "state")
+    assert refusal(verify(bundle, tmp_path, "--recorded", *state)).step == "M10"
+    assert verify(bundle, tmp_path, "--recorded", "--offline-audit", *state).exit_code == 4
+    assert store.read(domain) == newer
+
+
+def test_a_manifest_beside_a_bundle_counts_instead_of_its_own(
+    server: Server, image: Path, tmp_path: Path
+) -> None:
+    bundle = saved(server, image, tmp_path)
+    (image / "release.dsse.json").unlink()
+    error = refusal(verify(bundle, tmp_path, "--recorded", "--manifest", image))
+    assert (error.step, error.reason) == ("M9", "release-missing")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--offline-audit",), "expected --recorded"),
+        (("--recorded", "--at-time", THEN), "expected --offline-audit"),
+        (("--recorded", "--offline-audit", "--at-time", "yesterday"), "--at-time: "),
+    ],
+)
+def test_an_audit_that_is_half_asked_for_is_wrong_usage(
+    more: tuple[str, ...], message: str, server: Server, image: Path, tmp_path: Path
+) -> None:
+    target: str | Path = saved(server, image, tmp_path) if "--recorded" in more else server.url
+    error = refusal(verify(target, tmp_path, *more))
+    assert isinstance(error, UsageError)
+    assert message in error.message
+
+
+def test_a_session_alone_needs_a_manifest(image: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "session.json"
+    alone.write_bytes(session_bytes(session(statement=BY.statement)))
+    assert "expected --manifest" in refusal(verify(alone, tmp_path, "--recorded")).message
+    assert verify(alone, tmp_path, "--recorded", "--manifest", image).exit_code == 0
+
+
+def test_a_changed_bundle_is_refused(server: Server, image: Path, tmp_path: Path) -> None:
+    bundle = saved(server, image, tmp_path)
+    data = bundle.read_bytes()
+    bundle.write_bytes(data + b"\n")
+    assert refusal(verify(bundle, tmp_path, "--recorded")).reason == "malformed"
+    made = parse_bundle(data)
+    assert (made.envelope, made.release, made.ledger) == (BY.envelope, BY.release, LEDGER)
+    assert made.saved_at == NOW
+
+
+# --- explanations
+
+
+def test_a_refusal_is_explained_register_by_register(other_boot: Server, image: Path, tmp_path: Path) -> None:
+    arguments = (other_boot.url, tmp_path, "--manifest", image, "--explain")
+    done = verify(*arguments)
+    assert refusal(done).exit_code == 3
+    assert "PCR 9" in done.output
+    assert "command line" in done.output
+    plain = json.loads(verify(*arguments, "--json").stdout)
+    assert [difference["register"] for difference in plain["explanation"]["differences"]] == [9]
+    assert plain["explanation"]["differences"][0]["steps"]
+
+
+def test_an_accepted_boot_is_explained_if_asked(server: Server, image: Path, tmp_path: Path) -> None:
+    done = verify(server.url, tmp_path, "--manifest", image, "--explain")
+    assert done.exit_code == 0
+    assert "EV_IPL '.cmdline'" in done.output
+    assert "explanation" not in json.loads(verify(server.url, tmp_path, "--manifest", image, "--json").stdout)
+
+
+def test_explain_reads_the_session_in_a_bundle(server: Server, image: Path, tmp_path: Path) -> None:
+    bundle = saved(server, image, tmp_path)
+    done = CliRunner().invoke(main, ["explain", str(bundle), "--statement", str(image), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["equal"] is True
+
+
+# --- records
+
+
+def test_each_decision_leaves_one_line(server: Server, image: Path, tmp_path: Path) -> None:
+    log = tmp_path / "audit.jsonl"
+    bundle = saved(server, image, tmp_path, "--audit-log", log)
+    assert verify(bundle, tmp_path, "--recorded", "--audit-log", log).exit_code == 0
+    assert verify(bundle, tmp_path, "--recorded", "--audit-log", log, lenient=False).exit_code != 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["accepted"] for line in lines] == [True, True, False]
+    assert [line["server"] for line in lines] == [server.url, "", ""]
+    assert {line["statement"] for line in lines} == {Digest.sha256(BY.statement).hex}
