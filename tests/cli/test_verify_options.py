@@ -11,18 +11,21 @@ import pytest
 from click.testing import CliRunner, Result
 
 from blindbuild.cli import judging
+from blindbuild.cli.following import record_repository
 from blindbuild.cli.main import main
+from blindbuild.cli.options import JudgingOptions
 from blindbuild.client import Expectation, StateStore
 from blindbuild.digest import Digest
 from blindbuild.errors import BlindbuildError, UsageError, VerificationError
 from blindbuild.manifest import format_time
 from blindbuild.verify import History, session_bytes
-from blindbuild.verify.bundle import parse_bundle
+from blindbuild.verify.bundle import Bundle, bundle_bytes, parse_bundle
 from tests.fakes import log_world
 from tests.fakes.attester import Attester, Server
 from tests.fakes.channels import closed_ledger, ledger_bytes, publisher_of
 from tests.fakes.published import NOW, command_line, honest_boot, log_bytes
-from tests.fakes.world import authority, boot_of, session, tpm
+from tests.fakes.tuf_world import TufWorld, write
+from tests.fakes.world import authority, boot_of, publisher, session, tpm
 
 ROOTS = {"test_tpm_roots": [authority().root_pem], "test_tpm_intermediates": [authority().issuer_pem]}
 LEDGER = ledger_bytes(closed_ledger())
@@ -284,3 +287,41 @@ def test_each_decision_leaves_one_line(server: Server, image: Path, tmp_path: Pa
     assert [line["accepted"] for line in lines] == [True, True, False]
     assert [line["server"] for line in lines] == [server.url, "", ""]
     assert {line["statement"] for line in lines} == {Digest.sha256(BY.statement).hex}
+
+
+# --- a repository in a bundle
+
+
+def audit_of(world: TufWorld, files: dict[str, bytes], tmp_path: Path, at: int = NOW) -> Result:
+    """An auditor judges a session by this repository's files alone."""
+    (tmp_path / "trust.json").write_text(json.dumps(world.trust_value()))
+    made = session(statement=world.publisher.statement)
+    bundle = Bundle(made, world.publisher.envelope, NOW, tuf=files)
+    (tmp_path / "bundle.json").write_bytes(bundle_bytes(bundle))
+    when = ("--at-time", format_time(at))
+    return verify(tmp_path / "bundle.json", tmp_path, "--recorded", "--offline-audit", *when)
+
+
+def test_an_auditor_follows_the_repository_in_the_bundle(tmp_path: Path) -> None:
+    world = TufWorld(publisher())
+    assert audit_of(world, world.files(), tmp_path).exit_code == 4
+
+
+def test_a_bundles_repository_is_judged_like_a_served_one(tmp_path: Path) -> None:
+    world = TufWorld(publisher())
+    files = world.files()
+    assert refusal(audit_of(world, {}, tmp_path)).reason == "not-refreshed"
+    assert refusal(audit_of(world, files, tmp_path, at=NOW + 40 * 86400)).reason == "expired"
+    stranger = TufWorld(publisher())
+    assert refusal(audit_of(world, stranger.files(), tmp_path)).step == "M1"
+    cut = {name: data[: len(data) // 2] for name, data in files.items()}
+    assert refusal(audit_of(world, cut, tmp_path)).step == "M1"
+
+
+def test_what_a_refresh_read_is_what_a_bundle_needs(tmp_path: Path) -> None:
+    world = TufWorld(publisher()).rotated()
+    place = write(world.files(), tmp_path / "served")
+    options = JudgingOptions(trust=tmp_path / "trust.json", tuf=str(place))
+    files = record_repository(options, world.trust(), "stable", NOW)
+    assert files.keys() <= world.files().keys()
+    assert audit_of(world, files, tmp_path).exit_code == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from blindbuild.cli.options import JudgingOptions
 from blindbuild.client.published import Published, read_published
@@ -53,3 +54,49 @@ def read_publication(options: JudgingOptions, trust: TrustRoots) -> tuple[Publis
 
 def _read(manifest: object, options: JudgingOptions) -> Published:
     return read_published(str(manifest), plain_http=options.plain_http, environ=os.environ)
+
+
+def record_repository(options: JudgingOptions, trust: TrustRoots, channel: str, now: int) -> dict[str, bytes]:
+    """Return every file that a refresh from the pinned root needs, by its path, for an auditor's bundle.
+
+    The repository is read again, without what is remembered of it: an auditor remembers nothing.
+
+    Raises:
+        VerificationError: the repository is refused.
+        ChannelError: it cannot be reached.
+    """
+    from blindbuild.client.tuf import TufRepository, open_repository
+
+    place = options.tuf or trust.tuf_repository
+    if place is None:
+        return {}
+    read = open_repository(place)
+    files: dict[str, bytes] = {}
+
+    def kept(path: str, limit_bytes: int) -> bytes | None:
+        data = read(path, limit_bytes)
+        if data is not None:
+            files[path] = data
+        return data
+
+    TufRepository(trust, place, channel=channel, clock=lambda: float(now), read=kept).refresh()
+    return files
+
+
+def replay_repository(
+    files: Mapping[str, bytes], trust: TrustRoots, channel: str, now: int
+) -> CurrentView | None:
+    """Return what these files of a repository say at a time, or None when there are none: M1 refuses that.
+
+    Raises:
+        VerificationError: the repository is refused.
+    """
+    if not files:
+        return None
+    from blindbuild.client.tuf import TufRepository
+
+    def read(path: str, limit_bytes: int) -> bytes | None:
+        data = files.get(path)
+        return data if data is None or len(data) <= limit_bytes else data[: limit_bytes + 1]
+
+    return TufRepository(trust, "bundle", channel=channel, clock=lambda: float(now), read=read).refresh()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from blindbuild.cli.following import read_publication
+from blindbuild.cli.following import read_publication, replay_repository
 from blindbuild.cli.log_files import log_memory, read_log_proof
 from blindbuild.cli.options import JudgingOptions
 from blindbuild.cli.policy_options import choose_policy
+from blindbuild.cli.recorded import Recorded
 from blindbuild.client import Expectation, StateStore
 from blindbuild.client.audit import AuditLog, record_decision
 from blindbuild.client.log_check import LogCheck
@@ -29,18 +31,28 @@ from blindbuild.verify.policy_file import policy_json
 from blindbuild.verify.registers import RegisterResult
 
 
-def expect(options: JudgingOptions, published: Published | None = None) -> Expectation:
+def expect(
+    options: JudgingOptions, recorded: Recorded | None = None, *, now: int | None = None
+) -> Expectation:
     """Read the files that a client judges by.
 
     Args:
         options: where they are.
-        published: what was published, for who has it already; --manifest is then not read.
+        recorded: a bundle: what was published is in it unless --manifest names something else.
+        now: judge at this time, in seconds since 1970; None for the clock's.
     """
     policy = choose_policy(options)
     trust = parse_trust(read_bytes(options.trust, error=UsageError, limit_bytes=MAX_TRUST))
     view: CurrentView | None = None
-    if published is None:
+    if recorded is None or recorded.published is None or options.manifest is not None:
         published, view = read_publication(replace(options, channel=policy.channel), trust)
+    else:
+        published = recorded.published
+        if trust.tuf_root is not None:
+            at = int(time.time()) if now is None else now
+            view = replay_repository(recorded.tuf, trust, policy.channel, at)
+    crls = tuple(read_bytes(path, error=UsageError, limit_bytes=MAX_CRL) for path in options.crl)
+    clock = {} if now is None else {"clock": lambda: float(now)}
     return Expectation(
         envelope=published.envelope,
         release=published.release,
@@ -53,8 +65,9 @@ def expect(options: JudgingOptions, published: Published | None = None) -> Expec
         log=_log(options, policy, published),
         rebuilds=published.rebuilds,
         current=view,
-        crls=tuple(read_bytes(path, error=UsageError, limit_bytes=MAX_CRL) for path in options.crl),
+        crls=crls if recorded is None else (*recorded.crls, *crls),
         audit=None if options.audit_log is None else AuditLog(options.audit_log),
+        **clock,
     )
 
 

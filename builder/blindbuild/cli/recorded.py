@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from blindbuild.client import Expectation
@@ -24,7 +25,7 @@ class Recorded:
     session: RecordedSession
     published: Published | None = None
     crls: tuple[bytes, ...] = ()
-    saved_at: int | None = None
+    tuf: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def read_recorded(path: Path) -> Recorded:
@@ -46,10 +47,10 @@ def read_recorded(path: Path) -> Recorded:
         rebuilds=bundle.rebuilds,
         source=f"{path}, saved {format_time(bundle.saved_at)}",
     )
-    return Recorded(bundle.session, published, bundle.crls, bundle.saved_at)
+    return Recorded(bundle.session, published, bundle.crls, bundle.tuf)
 
 
-def make_bundle(session: RecordedSession, judged_by: Expectation) -> Bundle:
+def make_bundle(session: RecordedSession, judged_by: Expectation, tuf: Mapping[str, bytes]) -> Bundle:
     """Return all that a session was judged by but trust and policy, which an auditor has of his own."""
     return Bundle(
         session=session,
@@ -60,6 +61,7 @@ def make_bundle(session: RecordedSession, judged_by: Expectation) -> Bundle:
         log_proof=None if judged_by.log is None else judged_by.log.proof,
         rebuilds=tuple(judged_by.rebuilds),
         crls=tuple(judged_by.crls),
+        tuf=tuf,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from blindbuild.cli.following import record_repository
 from blindbuild.cli.judging import expect, show_appraisal, verdict_json
 from blindbuild.cli.options import JudgingOptions, json_option, judging_options, print_json
 from blindbuild.cli.recorded import AUDITED, make_bundle, read_recorded, read_time
@@ -73,7 +74,7 @@ def command(server: str, options: JudgingOptions, **how: Any) -> None:
     address = server if session.live else ""
     record_decision(judged_by, server=address, appraisal=appraisal, session=session)
     if chosen.save is not None:
-        write_atomically(chosen.save, bundle_bytes(make_bundle(session, judged_by)))
+        write_atomically(chosen.save, bundle_bytes(make_bundle(session, judged_by, _tuf(options, judged_by))))
     _show(appraisal, judged_by, session, chosen)
     accepted = appraisal.accepted()
     if session.live:
@@ -82,17 +83,21 @@ def command(server: str, options: JudgingOptions, **how: Any) -> None:
         raise click.exceptions.Exit(AUDITED)
 
 
+def _tuf(options: JudgingOptions, judged_by: Expectation) -> dict[str, bytes]:
+    if judged_by.trust.tuf_root is None:
+        return {}
+    return record_repository(options, judged_by.trust, judged_by.policy.channel, judged_by.now())
+
+
 def _judge_recorded(
     path: Path, options: JudgingOptions, how: _How
 ) -> tuple[Expectation, RecordedSession, Appraisal]:
     recorded = read_recorded(path)
-    published = recorded.published if options.manifest is None else None
-    judged_by = expect(options if not how.offline_audit else replace(options, history=False), published)
-    if published is not None and recorded.crls:
-        judged_by = replace(judged_by, crls=(*recorded.crls, *judged_by.crls))
-    at_time = read_time(how.at_time)
-    if at_time is not None:
-        judged_by = replace(judged_by, clock=lambda: float(at_time))
+    judged_by = expect(
+        replace(options, history=False) if how.offline_audit else options,
+        recorded,
+        now=read_time(how.at_time),
+    )
     now = judged_by.now()
     log = judged_by.required_log(now)
     appraisal = judged_by.appraise(recorded.session, now=now, log=log)

@@ -73,6 +73,7 @@ class TufRepository:
         clock: gives seconds since 1970.
         remember: keep what is verified; if not, what was kept before still counts.
         clock_skew_s: how far clocks may differ.
+        read: gives the repository's files instead of the place, as an auditor's bundle does; None elsewhere.
     """
 
     trust: TrustRoots
@@ -82,6 +83,7 @@ class TufRepository:
     clock: Callable[[], float] = time.time
     remember: bool = True
     clock_skew_s: int = CLOCK_SKEW_S
+    read: ReadFile | None = None
     _held: dict[Target, bytes] = field(default_factory=dict, repr=False)
 
     def refresh(self) -> CurrentView:
@@ -127,7 +129,7 @@ class TufRepository:
         return Followed(view, name, published)
 
     def _open(self) -> ReadFile:
-        return open_repository(self._place())
+        return open_repository(self._place()) if self.read is None else self.read
 
     def _place(self) -> str:
         place = self.trust.tuf_repository if self.place is None else self.place
@@ -187,10 +189,8 @@ class TufRepository:
                 failure = _failure_of(refresh.run)
                 verified = refresh.verified()
             except ForkError as error:
-                if folder is not None:
-                    kept = folder.keep_conflict(error.name, error.versions)
-                    error.hint = "both are kept as evidence: " + " and ".join(str(path) for path in kept)
-                raise
+                kept = () if folder is None else folder.keep_conflict(error.name, error.versions)
+                raise error.refusal(kept) from error
             # what was verified is remembered also when the rest failed: a rotation cannot be hidden again
             if folder is not None and self.remember:
                 folder.record(verified)
