@@ -53,6 +53,7 @@ class RecordingServer:
         handle: takes a request, gives the bytes of the answer; None hangs up, and an answer that is followed
             by HANG_UP is cut there.
         tamper: may change the bytes of the exchange's answers.
+        takes: after so many bytes of a body that is not of the exchange the server hangs up.
     """
 
     def __init__(
@@ -62,17 +63,19 @@ class RecordingServer:
         *,
         key: TlsKey | None = None,
         tamper: Callable[[Request, bytes], bytes | None] = lambda _request, data: data,
+        takes: int | None = None,
     ) -> None:
         self._attester = attester
         self._handle = handle
         self._tamper = tamper
+        self._takes = takes
         self.context = (key or attester.key).context()
         self.context.sni_callback = self._named
         self._names: dict[int, str | None] = {}
         self.visits: list[Visit] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self._open: list[socket.socket] = []
+        self.streams: list[socket.socket] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     @property
@@ -96,9 +99,9 @@ class RecordingServer:
 
     def hang_up(self) -> None:
         """End all connections that are open."""
-        for stream in self._open:
+        for stream in self.streams:
             with contextlib.suppress(OSError):
-                stream.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(stream, socket.SHUT_RDWR)  # without a farewell of TLS
 
     def __enter__(self) -> RecordingServer:
         self._thread.start()
@@ -130,10 +133,10 @@ class RecordingServer:
         with contextlib.suppress(OSError, ValueError), plain:
             plain.settimeout(20)
             with self.context.wrap_socket(plain, server_side=True) as stream:
-                self._open.append(stream)
+                self.streams.append(stream)
                 visit.server_name = self._names.get(id(stream))
                 visit.resumed = bool(stream.session_reused)
-                while (request := _read(stream, visit)) is not None:
+                while (request := _read(stream, visit, self._takes)) is not None:
                     visit.requests.append(request)
                     data = self._answer(request)
                     if data is None:
@@ -147,7 +150,7 @@ class RecordingServer:
         return self._tamper(request, answer(status, body))
 
 
-def _read(stream: ssl.SSLSocket, visit: Visit) -> Request | None:
+def _read(stream: ssl.SSLSocket, visit: Visit, takes: int | None) -> Request | None:
     data = b""
 
     def more() -> bytes:
@@ -166,6 +169,8 @@ def _read(stream: ssl.SSLSocket, visit: Visit) -> Request | None:
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     length = int(headers.get("content-length", "0"))
     while len(body) < length:
+        if takes is not None and len(body) > takes and not target.startswith(WELL_KNOWN):
+            return None
         part = more()
         if not part:
             return None
