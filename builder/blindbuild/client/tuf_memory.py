@@ -55,12 +55,13 @@ class TufMemory:
             BlindbuildError: the folder cannot be made, or what is in it cannot be read or understood.
         """
         path = self.path(pinned)
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with locked(path.with_suffix(".lock")):
-                yield TufFolder(path)
-        except OSError as error:
-            raise BlindbuildError(f"{path}: cannot be used: {error.strerror or error}") from error
+        with contextlib.ExitStack() as stack:
+            try:
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                stack.enter_context(locked(path.with_suffix(".lock")))
+            except OSError as error:
+                raise BlindbuildError(f"{path}: cannot be used: {error.strerror}") from error
+            yield TufFolder(path)
 
 
 class TufFolder:
@@ -112,15 +113,22 @@ class TufFolder:
 
     def record(self, files: Mapping[str, bytes]) -> None:
         """Keep verified metadata; roots first, so that a kill never leaves what an old root allowed alone."""
-        (self._path / HISTORY).mkdir(mode=0o700, exist_ok=True)
         for place in sorted(files, key=lambda place: (place in FILES, place)):
             if read_if_there(self._path / place, limit_bytes=MAX_METADATA) != files[place]:
-                replace_file(self._path / place, files[place])
+                self._write(place, files[place])
 
     def record_time(self, now: int) -> None:
         """Remember that a refresh went well at this time; never an earlier one than before."""
         latest = max(now, self.seen() or 0)
-        replace_file(self._path / _SEEN, canonical_bytes({"version": 1, "time": format_time(latest)}))
+        self._write(_SEEN, canonical_bytes({"version": 1, "time": format_time(latest)}))
+
+    def _write(self, place: str, data: bytes) -> None:
+        path = self._path / place
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            replace_file(path, data)
+        except OSError as error:
+            raise BlindbuildError(f"{path}: cannot be written: {error.strerror}") from error
 
     def keep_conflict(self, name: str, versions: tuple[bytes, bytes]) -> tuple[Path, ...]:
         """Keep two files that contradict each other; return where they are."""
@@ -128,7 +136,7 @@ class TufFolder:
         for data in versions:
             path = self._path / f"conflict-{Digest.sha256(data).hex[:16]}.{name}"
             if not path.exists() and len(list(self._path.glob("conflict-*"))) < MAX_CONFLICTS:
-                replace_file(path, data)
+                self._write(path.name, data)
             kept.append(path)
         return tuple(kept)
 

@@ -10,7 +10,7 @@ Source: TUF specification 1.0.33, 5 ("Detailed client workflow"); tuf 7.0.1, tuf
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,18 +53,25 @@ _ROLES: dict[str, type[Any]] = {
 }
 
 
-class ForkError(VerificationError):
+class ForkError(Exception):
     """One version with two contents, both signed; `name` and `versions` are the evidence."""
 
     def __init__(self, name: str, version: int, versions: tuple[bytes, bytes]) -> None:
-        super().__init__(
-            f"{name} version {version}: expected the content that was seen before, got another one with good "
-            "signatures: somebody shows different clients different repositories",
+        super().__init__(name, version)
+        self.name = name
+        self.version = version
+        self.versions = versions
+
+    def refusal(self, kept: Sequence[Path]) -> VerificationError:
+        """Return what the caller is told, and where the evidence is."""
+        where = "both are kept as evidence: " + " and ".join(str(path) for path in kept) if kept else None
+        return VerificationError(
+            f"{self.name} version {self.version}: expected the content that was seen before, got another one "
+            "with good signatures: somebody shows different clients different repositories",
             step="M1",
             reason="fork",
+            hint=where,
         )
-        self.name = name
-        self.versions = versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +154,8 @@ class Refresh:
             ForkError: one version has two contents.
         """
         after = read_workplace(self._work)
+        if not (self._work / "root.json").exists():
+            return {}  # the pinned root itself was refused
         for place in sorted(place for place in after if place.startswith(f"{HISTORY}/")):
             check_unique_keys(_load(Root, after[place]).signed)
         root = _load(Root, (self._work / "root.json").read_bytes()).signed
@@ -212,12 +221,13 @@ class Refresh:
     def _explain_version(self, text: str) -> tuple[str, str]:
         for place in FILES[:2]:
             old, new = self._before.get(place), self._fetcher.served.get(f"{METADATA}/{place}")
-            if old is None:
+            if old is None or new is None:
                 continue
-            if new is not None and _versions(new) < _versions(old):
+            before, after = _versions(old), _versions(new)
+            if after[0] < before[0] or after[1] < before[1]:
                 return "rollback", (
-                    f"expected {place} of version {_versions(old)[0]} or later, as seen before, "
-                    f"got {_versions(new)[0]}: {text}"
+                    f"expected {place} of version {before[0]} or later, as seen before, "
+                    f"got {after[0]}: {text}"
                 )
         return "other-version", f"expected the versions that were signed together, got: {text}"
 
