@@ -49,6 +49,7 @@ MAX_PIN = 1 << 10  # bytes of a PIN file
 _COORDINATE = 32  # bytes of r, and of s
 _URI = re.compile(r"([a-z][a-z0-9+.-]*):")
 _PEM_BEGIN = b"-----BEGIN PUBLIC KEY-----"
+_PRIVATE = b"PRIVATE KEY-----"
 # what securesystemslib.signer knows, without GnuPG; docs/keys.md says which of them were seen to work
 SERVICES = ("awskms", "azurekms", "file2", "gcpkms", "hsm", "hv", "tkey")
 CHECK = (
@@ -137,8 +138,10 @@ def load_public_key(data: bytes) -> SignerKey:
     """Read a public key: PEM as token and service tools export it, or DER as `keygen` writes it.
 
     Raises:
-        UsageError: neither, or a key whose signatures would not count.
+        UsageError: neither, a private key, or a key whose signatures would not count.
     """
+    if _PRIVATE in data:
+        raise UsageError("expected a public key, got a private one", hint="its .pub file is meant")
     try:
         if _PEM_BEGIN in data:
             key = load_pem_public_key(data)
@@ -249,7 +252,7 @@ def read_public(reference: str, *, ask_pin: AskPin) -> SignerKey:
         data = read_bytes(Path(reference), error=UsageError, limit_bytes=MAX_KEY_FILE)
         if data.lstrip().startswith(b"{"):
             return parse_key_file(data).public
-        return load_release_key(data).public if b"PRIVATE KEY-----" in data else load_public_key(data)
+        return load_release_key(data).public if _PRIVATE in data else load_public_key(data)
     with open_signer(reference, ask_pin=ask_pin) as signer:
         return signer.public
 
