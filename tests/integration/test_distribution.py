@@ -25,7 +25,7 @@ from blindbuild.formats.oci import Reference
 from blindbuild.formats.tlog_policy import parse_log_policy
 from blindbuild.manifest import parse_trust
 from blindbuild.manifest.log_entry import log_entry_bytes, log_entry_of
-from blindbuild.publish import generate_key
+from blindbuild.publish import SigningKey, generate_key, sign_rebuild
 from blindbuild.publish.directory import check_publishable, write_directory
 from blindbuild.publish.oci import push_image, push_published
 from blindbuild.verify import History, Policy
@@ -61,7 +61,10 @@ def files_of(owner: Publisher, **more: bytes | None) -> dict[str, bytes]:
     """The files of a release by name; None leaves one out."""
     files = {"manifest.dsse.json": owner.envelope, "release.dsse.json": owner.release}
     files |= {"channels.json": LEDGER, "manifest.tlog-proof": Shown().proof}
+    records = [sign_rebuild(key, owner.statement) for key in rebuilders()]
+    files |= {f"rebuilds/{number}.dsse.json": data for number, data in enumerate(records, 1)}
     names = {"release": "release.dsse.json", "ledger": "channels.json", "proof": "manifest.tlog-proof"}
+    names |= {"second": "rebuilds/2.dsse.json"}
     for key, data in more.items():
         files[names.get(key, "manifest.dsse.json")] = data
     return {name: data for name, data in files.items() if data is not None}
@@ -102,9 +105,14 @@ def owner() -> Publisher:
     return publisher_of(LEDGER)
 
 
+@functools.cache
+def rebuilders() -> tuple[SigningKey, SigningKey]:
+    return generate_key(), generate_key()
+
+
 def judged(published: Published, *, history: History | None = None, closed: str = "") -> list[tuple]:
     """Every step before a server is asked, with outcome, reason and what is said."""
-    trust = parse_trust(owner().trust(**ROOTS))
+    trust = parse_trust(owner().trust(**ROOTS, rebuilders=[key.public for key in rebuilders()]))
     expectation = Expectation(
         envelope=published.envelope,
         release=published.release,
@@ -175,6 +183,10 @@ CASES = {
     "another ledger": Case(lambda: release_files(ledger=LEDGER + b" "), "P2:other-ledger"),
     "no ledger though one is needed": Case(lambda: release_files(ledger=None), "P2:ledger-missing"),
     "no proof": Case(lambda: release_files(proof=None), "M12:log-proof-missing"),
+    "one rebuilder of two": Case(lambda: release_files(second=None), "M14:too-few-rebuilds"),
+    "the same rebuilder twice": Case(
+        lambda: release_files(second=release_files()["rebuilds/1.dsse.json"]), "M14:rebuild-repeated"
+    ),
     "a proof of something else": Case(
         lambda: release_files(proof=Shown(entries=others(9)).proof), "M12:not-in-log"
     ),
@@ -198,12 +210,13 @@ def test_whichever_way_a_release_comes_the_verdict_is_the_same(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_file_comes_as_it_was_published(way: str, tmp_path: Path, registry: str) -> None:
-    files = release_files() | {"rebuilds/1.dsse.json": b"one", "rebuilds/2.dsse.json": b"two"}
+    files = release_files()
     with WAYS[way](files, tmp_path, registry) as place:
         published = read_published(place, plain_http=True)
     beside = (published.envelope, published.release, published.ledger, published.log_proof)
     assert list(beside) == list(files.values())[:4]
-    assert published.rebuilds == (b"one", b"two")
+    assert list(published.rebuilds) == list(files.values())[4:]
+    assert len(published.rebuilds) == 2
 
 
 def test_a_directory_may_name_rebuilders_files_as_it_likes(tmp_path: Path) -> None:
@@ -218,8 +231,8 @@ def test_a_directory_may_name_rebuilders_files_as_it_likes(tmp_path: Path) -> No
 
 
 def published() -> Published:
-    files = release_files()
-    return Published(*files.values(), rebuilds=(), source="here")
+    envelope, release, ledger, proof, *records = release_files().values()
+    return Published(envelope, release, ledger, proof, tuple(records), "here")
 
 
 def test_the_same_files_give_the_same_digest_and_are_pulled_again(registry: str) -> None:
@@ -249,7 +262,8 @@ def test_an_independent_client_pulls_a_directory_that_is_judged_the_same(
 ) -> None:
     push_published(published(), Reference.parse(f"oci://{registry}/oras:1"), LOCAL)
     OrasClient(insecure=True).pull(f"{registry}/oras:1", outdir=str(tmp_path))
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == release_files()
+    files = {path.relative_to(tmp_path): path for path in tmp_path.rglob("*") if path.is_file()}
+    assert {str(name): path.read_bytes() for name, path in files.items()} == release_files()
     assert replace(read_published(tmp_path), source="here") == published()
 
 
@@ -405,10 +419,16 @@ def test_a_digest_is_nothing_to_publish_under(tmp_path: Path) -> None:
 def test_exactly_what_clients_need_is_copied_and_what_is_stale_goes(tmp_path: Path) -> None:
     place = tmp_path / "public"
     assert write_directory(published(), place) == tuple(sorted(release_files()))
-    (place / "rebuilds").mkdir()
-    (place / "rebuilds/1.dsse.json").write_bytes(b"of before")
+    (place / "rebuilds/3.dsse.json").write_bytes(b"of before")
     (place / "index.html").write_bytes(b"mine")
     write_directory(replace(published(), log_proof=None), place)
     names = sorted(path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file())
-    assert names == ["channels.json", "index.html", "manifest.dsse.json", "release.dsse.json"]
+    assert names == [
+        "channels.json",
+        "index.html",
+        "manifest.dsse.json",
+        "rebuilds/1.dsse.json",
+        "rebuilds/2.dsse.json",
+        "release.dsse.json",
+    ]
     assert replace(read_published(place), source="here") == replace(published(), log_proof=None)

@@ -593,6 +593,26 @@ def test_who_is_refused_after_all_is_told_that_the_login_was_not_sent(two: Token
     )
 
 
+def test_a_token_that_has_expired_is_renewed(two: Tokens) -> None:
+    valid = iter("abcde")
+    current = [""]
+
+    def issue(_request: Request) -> Answer:
+        current[0] = next(valid)
+        return Answer(200, json.dumps({"token": current[0]}).encode())
+
+    def once(request: Request) -> Answer:
+        if request.headers.get("authorization") != f"Bearer {current[0]}" or not current[0]:
+            challenge = 'Bearer realm="https://auth.example/token"'
+            return Answer(401, b"{}", headers={"WWW-Authenticate": challenge})
+        current[0] = ""  # good for one request
+        return Shelf()(request)
+
+    two.tokens.answer, two.registry.answer = issue, once
+    assert read_published("oci://registry.example/hello:1").envelope == ENVELOPE
+    assert len(two.tokens.requests) == 4
+
+
 TOKENS = {
     "none": (b"{}", "token: expected one of visible characters"),
     "a list": (b"[]", "token: expected one of visible characters"),

@@ -88,7 +88,8 @@ class Registry:
         """
         url = path if "://" in path else f"{self._base}/v2/{self.reference.repository}/{path}"
         reply = self._send(method, url, limit_bytes, headers or {}, body)
-        if reply.status == _UNAUTHORIZED and self._authorization is None:
+        # a token may have expired since the last request; a password that was refused stays refused
+        if reply.status == _UNAUTHORIZED and not (self._authorization or "").startswith("Basic "):
             self._authenticate(reply)
             reply = self._send(method, url, limit_bytes, headers or {}, body)
         return reply
@@ -130,6 +131,10 @@ class Registry:
                 break
             url = self._next_address(url, reply.headers.get("Location", ""))
             reply = exchange("GET", url, limit_bytes=wanted.size, within_s=self._rest_s())
+        if reply.status in MOVED:
+            raise ChannelError(
+                f"{self.reference}: {wanted.digest}: expected at most {MAX_REDIRECTS} redirects, got more"
+            )
         self.expect(reply, _OK, f"blob {wanted.digest}")
         if len(reply.body) != wanted.size:
             raise ChannelError(
@@ -159,8 +164,6 @@ class Registry:
             raise ChannelError(
                 f"{self.reference}: {what}: expected status {status}, got {reply.status} to {location!r}: "
                 "redirects are not followed"
-                if what.startswith("manifest")
-                else f"{self.reference}: {what}: expected at most {MAX_REDIRECTS} redirects, got more"
             )
         hint = None
         if reply.status in (_UNAUTHORIZED, 403):
