@@ -9,6 +9,7 @@ from blindbuild.formats.fields import Fields
 from blindbuild.formats.tcgevent import EventType
 from blindbuild.manifest.words import NAME
 from blindbuild.measure.classification import (
+    KIND_UEFI_TPM,
     REGISTER_COUNT,
     Classification,
     Exact,
@@ -20,7 +21,6 @@ from blindbuild.measure.classification import (
     initial_value,
 )
 from blindbuild.measure.launch_kinds import LAUNCH_KINDS
-from blindbuild.measure.platforms import KIND_UEFI_TPM
 
 # sha1 can be measured for people who compare, but nothing is promised by it
 BANKS = (HashAlgorithm.SHA256, HashAlgorithm.SHA384, HashAlgorithm.SHA512)

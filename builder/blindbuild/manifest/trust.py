@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import FormatError, ManifestError
 from blindbuild.formats.canonical import canonical_bytes, parse_json
-from blindbuild.formats.certificate import Certificate, parse_pem_certificate
 from blindbuild.formats.dsse import MAX_SIGNATURES, SignerKey
 from blindbuild.formats.fields import Fields, decode_base64
 from blindbuild.formats.tpmkey import PublicArea, parse_sized_public
 from blindbuild.manifest.tuf import MAX_ROOT, check_root
 from blindbuild.manifest.words import DEFAULT_CHANNEL, NAME
+
+if TYPE_CHECKING:
+    from blindbuild.formats.certificate import Certificate
 
 MAX_TRUST = 1 << 20  # bytes; dozens of certificates fit
 MAX_CERTIFICATES = 64  # of each kind; there are about 40 TPM vendor roots in all
@@ -224,8 +227,11 @@ def _refuse_two_roles(release_keys: tuple[SignerKey, ...], rebuilders: tuple[Sig
 
 
 def _certificates(fields: Fields, name: str) -> tuple[Certificate, ...]:
-    certificates = []
-    for index, text in enumerate(fields.texts(name, maximum=MAX_CERTIFICATES)):
+    certificates: list[Certificate] = []
+    texts = fields.texts(name, maximum=MAX_CERTIFICATES)
+    if texts:  # X.509 is a third of what a client loads, and a pinned key needs none of it
+        from blindbuild.formats.certificate import parse_pem_certificate
+    for index, text in enumerate(texts):
         try:
             certificates.append(parse_pem_certificate(text))
         except FormatError as error:

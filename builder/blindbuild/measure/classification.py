@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import MeasureError
 
+KIND_UEFI_TPM = "uefi-tpm"  # a platform whose firmware and boot are measured into a TPM
 REGISTER_COUNT = 24  # TCG PC Client Platform TPM Profile 1.05, 3.6: PCR 0-23
 RESET_TO_ONES = range(17, 23)  # same table: dynamic-launch registers start at all ones
 

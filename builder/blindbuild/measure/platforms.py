@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blindbuild.errors import MeasureError
+from blindbuild.measure.classification import KIND_UEFI_TPM
 from blindbuild.measure.pcr05 import EXIT_FAILURE, EXIT_INVOCATION
-
-KIND_UEFI_TPM = "uefi-tpm"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from blindbuild.verify.appraisal import AcceptedSession, Appraisal
 from blindbuild.verify.appraise import appraise, check_publication
 from blindbuild.verify.channels import CHANNEL_GROUPS
 from blindbuild.verify.checklist import Outcome, Step
-from blindbuild.verify.explain import Difference
+from blindbuild.verify.difference import Difference
 from blindbuild.verify.policy import History, Policy
 from blindbuild.verify.quote import bound_data
 from blindbuild.verify.registers import RegisterResult

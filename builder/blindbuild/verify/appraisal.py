@@ -9,7 +9,7 @@ from blindbuild.errors import VerificationError
 from blindbuild.formats.canonical import JsonValue
 from blindbuild.manifest import format_time
 from blindbuild.verify.checklist import FAULT, Outcome, Step
-from blindbuild.verify.explain import Difference
+from blindbuild.verify.difference import Difference
 from blindbuild.verify.policy import History
 from blindbuild.verify.registers import RegisterResult
 

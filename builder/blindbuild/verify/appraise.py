@@ -17,8 +17,8 @@ from blindbuild.formats.tpm2 import Quote
 from blindbuild.manifest import DEFAULT_ATTESTATION_KEY, TrustRoots
 from blindbuild.verify.appraisal import _PROOF, AcceptedSession, Appraisal, broken_appraisal
 from blindbuild.verify.checklist import LOG_TITLES, SEALED_TITLES, TITLES, Checklist, Outcome, found, refuse
+from blindbuild.verify.difference import Difference
 from blindbuild.verify.endorse import AttestationKey, TrustMode, judge_endorsement, trust_mode
-from blindbuild.verify.explain import explain_differences
 from blindbuild.verify.policy import Basis, History, Policy
 from blindbuild.verify.publication import Publication, judge_publication
 from blindbuild.verify.quote import (
@@ -298,7 +298,7 @@ def _appraisal(
     return Appraisal(
         steps=steps.steps,
         registers=() if match is None else match.registers,
-        differences=() if match is None else explain_differences(match, log),
+        differences=_explain(match, log),
         warnings=steps.warnings,
         hints=steps.hints,
         product=None if statement is None else (statement.name, statement.version, statement.sequence),
@@ -306,3 +306,12 @@ def _appraisal(
         live=live,
         verdict=verdict,
     )
+
+
+def _explain(match: PlatformMatch | None, log: ReplayedLog | None) -> tuple[Difference, ...]:
+    if match is None or not match.differing:
+        return ()
+    # half of this package is about explaining; who is shown what was promised need not load it
+    from blindbuild.verify.explain import explain_differences
+
+    return explain_differences(match, log)

@@ -7,11 +7,11 @@ only a description. So everything said here is for finding the cause; nothing is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from blindbuild.digest import Digest
 from blindbuild.formats.tcglog import ReplayedLog
 from blindbuild.measure.classification import Exact, OneOf, initial_value
+from blindbuild.verify.difference import Difference
 from blindbuild.verify.explain_align import Change, Step, align
 from blindbuild.verify.explain_event import Seen, seen_events, stated_events
 from blindbuild.verify.explain_firmware import say_by_register
@@ -41,28 +41,6 @@ _NOT_FOLLOWED = Meaning(
     "the event log does not lead to this value",
     "the log is incomplete or another boot's, or something extended the register without logging it",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Where one register leaves what was expected.
-
-    Attributes:
-        position: the number of the first differing event in its register, from 0; None if it is not known.
-        expected: what should be measured there; empty if nothing more.
-        got: what was measured there; empty if nothing more.
-        cause: what the difference means, most important first.
-        action: what to do about it.
-        steps: every event of both sides, aligned; empty if the expected events are not known.
-    """
-
-    register: int
-    position: int | None
-    expected: str
-    got: str
-    cause: str
-    action: str = ""
-    steps: tuple[Step, ...] = ()
 
 
 def explain_differences(match: PlatformMatch, log: ReplayedLog | None) -> tuple[Difference, ...]:
