@@ -6,6 +6,8 @@ import os
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.bad_inputs import Recording
 
@@ -22,11 +24,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Recording())
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     """Keep what shares fixtures in one process: all boots, which share machines, and each other file."""
-    for item in items:
-        booting = item.path.parent.name == "boot"
-        item.add_marker(pytest.mark.xdist_group("boot" if booting else item.nodeid.partition("::")[0]))
+    return _ByMachine(config, log)
+
+
+class _ByMachine(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "boot" if path.startswith("tests/boot/") else path
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
