@@ -14,7 +14,6 @@ from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import FormatError, VerificationError
 from blindbuild.formats.canonical import JsonValue, canonical_bytes, parse_json
 from blindbuild.formats.fields import Fields, encode_base64
-from blindbuild.formats.hpke import read_key
 from blindbuild.formats.tpm2 import MAX_CERTIFICATE, MAX_STRUCTURE
 from blindbuild.measure.classification import REGISTER_COUNT
 
@@ -254,6 +253,8 @@ def _read_sealing(fields: Fields) -> Sealing | None:
             raise fields.fail(key, f"expected it exactly with profile {SEALED_PROFILE}")
     if not sealed:
         return None
+    from blindbuild.formats.hpke import read_key  # loaded by those whose requests are sealed
+
     spki = fields.base64("hpkeKey", max_bytes=_MAX_SPKI)
     try:
         read_key(spki)
