@@ -151,7 +151,7 @@ def _json(status: int, kind: str, code: str, message: str, hint: str | None, *, 
 
 def in_text(status: int, message: str, hint: str | None, *, closing: bool = True) -> Reply:
     """Return an answer of the proxy's own, for people."""
-    lines = [f"blindbuild proxy: {message}", *(hint or "").splitlines()]
+    lines = [f"blindbuild: {message}", *(hint or "").splitlines()]
     body = "\n".join(lines).rstrip().encode() + b"\n"
     headers = (("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff"))
     return Reply(status, headers, body, closing)
