@@ -45,8 +45,10 @@ class Tpm(Protocol):
     def activate(self, blob: bytes, encrypted_secret: bytes) -> bytes: ...
 
 
-def bound_data(nonce: bytes, spki: bytes, statement: bytes, role: bytes = b"server") -> bytes:
-    parts = (LABEL, nonce, hashlib.sha256(spki).digest(), statement, role)
+def bound_data(
+    nonce: bytes, spki: bytes, statement: bytes, role: bytes = b"server", label: bytes = LABEL
+) -> bytes:
+    parts = (label, nonce, hashlib.sha256(spki).digest(), statement, role)
     return hashlib.sha256(b"".join(struct.pack(">H", len(part)) + part for part in parts)).digest()
 
 

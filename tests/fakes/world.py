@@ -18,6 +18,7 @@ from blindbuild.verify import (
     StoredCertificate,
     appraise,
 )
+from blindbuild.verify.session import Sealing
 from tests.fakes.attester import bound_data
 from tests.fakes.published import BANKS, NOW, Event, Publisher, honest_boot, log_bytes, register_values
 from tests.fakes.software_tpm import SoftwareTpm, TpmAuthority
@@ -26,6 +27,7 @@ TEST_POLICY = Policy(allow_test_tpm=True)
 NONCE = bytes(range(32))
 SPKI = b"the key of this connection"
 SECRET = b"s" * 32
+HPKE_KEY = bytes.fromhex("302a300506032b656e032100") + b"\x09" + bytes(31)  # RFC 8410; RFC 7748's base point
 
 
 @functools.cache
@@ -103,6 +105,25 @@ def session(
         ),
         live=True,
     )
+
+
+def sealed_session(label: bytes = b"blindbuild/hpke-quote/v1", spki: bytes = HPKE_KEY) -> RecordedSession:
+    """The same exchange with an image whose requests are sealed; the quote is for `spki` under `label`."""
+    honest = session(statement=sealed_publisher().statement)
+    quote, signature = tpm().quote("sha256", bound_data(NONCE, spki, honest.statement.value, label=label))
+    evidence = replace(
+        honest.evidence,
+        profile="hpke-quote-v1",
+        quote=quote,
+        signature=signature,
+        sealing=Sealing(HPKE_KEY, b"i" * 16),
+    )
+    return replace(honest, profile="hpke-quote-v1", spki=HPKE_KEY, evidence=evidence)
+
+
+def sealed_publisher() -> Publisher:
+    """The release engineer, of an image whose requests are sealed."""
+    return publisher().but(channelBinding="hpke-quote-v1")
 
 
 @dataclass(frozen=True)

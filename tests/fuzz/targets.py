@@ -100,6 +100,7 @@ from tests.fakes.variable_store import empty_store
 from tests.fakes.world import authority, publisher, session, tpm
 from tests.fuzz.link_targets import LINK_TARGETS
 from tests.fuzz.log_targets import LOG_TARGETS
+from tests.fuzz.sealed_targets import SEALED_TARGETS
 from tests.unit.test_firmware_volume import flash, guided, pack, section, volume
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "boots"
@@ -426,6 +427,7 @@ TARGETS = (
     Target("certificate", _read_certificate, _certificates),
     *(Target(*one) for one in LINK_TARGETS),
     *(Target(*one) for one in LOG_TARGETS),
+    *(Target(*one) for one in SEALED_TARGETS),
     Target(
         "amd-certificate",
         lambda data: read_endorsed_key(parse_certificate(data)),

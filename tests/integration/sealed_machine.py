@@ -12,9 +12,10 @@ from pathlib import Path
 
 from blindbuild.client import Expectation
 from blindbuild.manifest import parse_trust
+from tests.fakes import world
 from tests.fakes.gate_launcher import FakeLauncher
 from tests.fakes.published import BANKS, Publisher, honest_boot, log_bytes
-from tests.fakes.world import TEST_POLICY, publisher
+from tests.fakes.world import TEST_POLICY
 from tests.integration.gate_harness import CONFIG, RunningGate, Swtpm, make_tpm_state, running_gate
 
 LATER = 1_830_000_000  # swtpm_setup makes certificates that begin now
@@ -60,7 +61,7 @@ def sealed_machine(binary: Path, directory: Path, **config: object) -> Iterator[
 
 def sealed_publisher() -> Publisher:
     """The release engineer, of an image whose requests are sealed."""
-    return publisher().but(channelBinding=PROFILE, release={"validUntil": "2037-01-01T00:00:00Z"})
+    return world.sealed_publisher().but(release={"validUntil": "2037-01-01T00:00:00Z"})
 
 
 def expectation(authority: Path) -> Expectation:

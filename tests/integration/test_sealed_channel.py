@@ -193,7 +193,7 @@ def test_another_clients_session_opens_nothing(machine: SealedMachine) -> None:
     with (
         Middle(machine.gate.port, play_swapped_sessions(machine)) as middle,
         connected(machine, middle) as connection,
-        pytest.raises(ChannelError, match="got status 422 .*sealed"),
+        pytest.raises(ChannelError, match=r"got status 422 .*sealed"),
     ):
         connection.post("/v1/hello", CANARY)
     assert machine.launcher.started == started

@@ -79,7 +79,7 @@ class ForwardedConnection:
         try:
             _send(stream, message)
             response, again = _receive(stream, method, max_body)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # it lets some bad numbers through
             self.close()
             raise channel_error(f"{self.address}: connection lost: {type(error).__name__}", LOST) from error
         except BaseException:
