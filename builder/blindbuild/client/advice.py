@@ -100,6 +100,20 @@ BAD_RELEASE = Advice(
     "fetch the current release from the publisher and check this computer's clock. If it is refused "
     "again, tell the publisher which step refused it",
 )
+UNSIGNED_RELEASE = Advice(
+    "the release that you have is signed by too few of its publisher's keys",
+    "somebody who has none of these keys, or not enough of them, may have made it: a stolen key is not "
+    "enough. No server was asked",
+    "fetch the current release from the publisher. If it is refused again, the publisher may have new keys, "
+    "or one of them is in wrong hands: ask by telephone or letter, never by the way the release came",
+)
+NOT_REBUILT = Advice(
+    "too few of the independent rebuilders that your trust file names have found this release to be what its "
+    "sources give",
+    "its publisher, or whoever has his keys, may have put something else into it. No server was asked",
+    "ask the publisher for the rebuilders' files of this very release, in rebuilds/. If they do not exist, "
+    "ask the rebuilders themselves what they found before you use it",
+)
 OPEN_RELEASE = Advice(
     "the release is genuine, but it is not as closed as your policy asks for",
     "the image itself says that some way out of it is open, or that it is for debugging. No server was asked",
@@ -171,6 +185,8 @@ def advise(appraisal: Appraisal) -> Advice | None:
 _Applies = Callable[[frozenset[str], set[str]], bool]
 # The first one that applies is said: a release before a machine, the machine's identity before its software.
 _RULES: tuple[tuple[_Applies, Advice], ...] = (
+    (lambda reasons, _failed: "M4:envelope-refused" in reasons, UNSIGNED_RELEASE),
+    (lambda _reasons, failed: {step for step in failed if step.startswith("M")} == {"M14"}, NOT_REBUILT),
     (lambda _reasons, failed: any(step.startswith("M") for step in failed), BAD_RELEASE),
     (lambda _reasons, failed: any(step.startswith("P") for step in failed), OPEN_RELEASE),
     (lambda reasons, _failed: "C3:other-tls-key" in reasons, MIDDLE),
