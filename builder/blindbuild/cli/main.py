@@ -24,7 +24,8 @@ VERBS = {
     "key": ("key", "Show release keys, and pin those of tokens and key services."),
     "trust": ("trust", "Write the file that tells a client whom to believe."),
     "sign": ("sign", "Sign an image's statement and release, or the image for Secure Boot."),
-    "publish": ("publish", "Hand a release out: web server, OCI registry."),
+    "publish": ("publish", "Hand a release out: TUF repository, web server, OCI registry."),
+    "export": ("export", "Write a trusted release in the formats of other verifiers."),
     "log": ("log", "Keep, prove and watch a transparency log of releases."),
     "run": ("run", "Boot an image in QEMU with OVMF and a software TPM."),
     "verify": ("verify", "Judge a running server, or a recorded session."),
@@ -67,7 +68,8 @@ def main() -> None:
     """Build, measure and verify stripped, RAM-only images whose operator cannot look inside.
 
     Start with `blindbuild demo`. Data goes to stdout, everything else to stderr; every verb that reports
-    takes --json. Exit codes: 0 done, 1 could not do it, 2 wrong usage, 3 evidence does not match.
+    takes --json. Exit codes: 0 done, 1 could not do it, 2 wrong usage, 3 evidence does not match,
+    4 it would have been accepted at the time of an offline audit.
     """
 
 
@@ -78,9 +80,8 @@ def run() -> None:
 
 def _exit_code() -> int:
     try:
-        main.main(prog_name="blindbuild", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        return error.exit_code
+        # not standalone, click catches its own Exit and returns the code
+        code = main.main(prog_name="blindbuild", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return BAD_USAGE
@@ -90,7 +91,7 @@ def _exit_code() -> int:
     except BlindbuildError as error:
         _show(error)
         return error.exit_code
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _show(error: BlindbuildError) -> None:
