@@ -24,6 +24,7 @@ from blindbuild.formats.tpm2 import MAX_CRL
 from blindbuild.host.files import read_bytes
 from blindbuild.manifest import parse_trust
 from blindbuild.manifest.ledger import MAX_LEDGER
+from blindbuild.manifest.rebuild import MAX_REBUILD_ENVELOPE
 from blindbuild.manifest.trust import MAX_TRUST
 from blindbuild.verify import Appraisal, Policy, RecordedSession
 from blindbuild.verify.current import CurrentView
@@ -63,7 +64,7 @@ def expect(
         remember=options.remember,
         ledger=_ledger(options.ledger, published),
         log=_log(options, policy, published),
-        rebuilds=published.rebuilds,
+        rebuilds=(*published.rebuilds, *_rebuilds(options.rebuild)),
         current=view,
         crls=crls if recorded is None else (*recorded.crls, *crls),
         audit=None if options.audit_log is None else AuditLog(options.audit_log),
@@ -90,6 +91,10 @@ def _ledger(chosen: Path | None, published: Published) -> bytes | None:
     if chosen is None:
         return published.ledger  # without one, step P2 refuses when a channel must be closed
     return read_bytes(chosen, error=UsageError, limit_bytes=MAX_LEDGER)
+
+
+def _rebuilds(paths: tuple[Path, ...]) -> tuple[bytes, ...]:
+    return tuple(read_bytes(path, error=UsageError, limit_bytes=MAX_REBUILD_ENVELOPE) for path in paths)
 
 
 def _state(chosen: Path | None) -> StateStore:

@@ -66,6 +66,7 @@ class JudgingOptions:
     require_log: Path | None = None
     log_proof: Path | None = None
     log_place: str | None = None
+    rebuild: tuple[Path, ...] = ()
     channel: str | None = None
     plain_http: bool = False
     remember: bool = True
@@ -167,6 +168,12 @@ _JUDGING = (
     ),
     click.option(
         "--log", "log_place", metavar="DIR|URL", help="The log's files [default: the address in its policy]."
+    ),
+    click.option(
+        "--rebuild",
+        multiple=True,
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="A rebuilder's record, beside those in rebuilds/ next to the manifest; repeatable.",
     ),
     click.option("--channel", help="The line of releases that is wanted [default: the policy's, or stable]."),
     click.option(
