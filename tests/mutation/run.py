@@ -1,0 +1,110 @@
+"""Which tests are asked about which module, and what is known about mutants that nobody can notice."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from blindbuild.verify.checklist import LOG_TITLES, TITLES
+from tests.mutation.engine import Engine, StepOff, failures_noted
+from tests.mutation.mutants import PACKAGE, read_module
+
+ROOT = Path(__file__).parent.parent.parent
+EQUIVALENT = Path(__file__).parent / "equivalent.txt"
+_NOT_JUDGING = re.compile(r"__init__|explain.*|tlog_monitor")
+MODULES = tuple(
+    f"verify/{path.name}"
+    for path in sorted((PACKAGE / "verify").glob("*.py"))
+    if not _NOT_JUDGING.fullmatch(path.stem)
+)
+_SUITES = ("unit", "property", "vectors")
+# whole sessions, judged as a client judges them
+_JUDGES = tuple(
+    f"tests/unit/test_{name}.py"
+    for name in ("appraise", "bad_inputs_manifest", "bad_inputs_quote", "log_bad_inputs")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of one run: how many were tried, those nobody noticed, and explanations no longer true."""
+
+    name: str
+    tried: int
+    survivors: tuple[str, ...]
+    stale: tuple[str, ...]
+
+    @property
+    def unexplained(self) -> tuple[str, ...]:
+        """The survivors without a written reason."""
+        return tuple(key for key in self.survivors if key not in equivalents())
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        noticed, explained = self.tried - len(self.survivors), len(self.survivors) - len(self.unexplained)
+        return f"{self.name}: {noticed} of {self.tried} noticed, {explained} explained"
+
+
+def equivalents() -> dict[str, str]:
+    """Return by its key why a mutant cannot be noticed; `equivalent.txt` has `KEY` and `  REASON` lines."""
+    reasons: dict[str, str] = {}
+    key = ""
+    for line in EQUIVALENT.read_text().splitlines():
+        if line.startswith("  "):
+            reasons[key] = f"{reasons[key]} {line.strip()}".strip()
+        elif line and not line.startswith("#"):
+            key = line
+            reasons[key] = ""
+    return reasons
+
+
+def files_about(path: str) -> list[str]:
+    """Return the fast test files that import a module, and those that judge whole sessions."""
+    dotted = "blindbuild." + path[:-3].replace("/", ".")
+    package, _, name = dotted.rpartition(".")
+    mentions = re.compile(rf"{re.escape(dotted)}\b|from {re.escape(package)} import [^#]*\b{name}\b")
+    files = sorted(file for suite in _SUITES for file in (ROOT / "tests" / suite).glob("test_*.py"))
+    about = [str(file.relative_to(ROOT)) for file in files if mentions.search(file.read_text())]
+    return sorted({*about, *(_JUDGES if path.startswith("verify/") else ())})
+
+
+def run_module(path: str, *, jobs: int = 1, tests: Sequence[str] | None = None, every: int = 1) -> Result:
+    """Try the mutants of a module.
+
+    Args:
+        path: below the package.
+        jobs: child processes at a time.
+        tests: the files that may notice; `files_about` the module when None.
+        every: try only one in so many.
+    """
+    module = read_module(path)
+    engine = Engine(module.mutants[::every], module.noted, jobs)
+    _run(engine, files_about(path) if tests is None else tests)
+    return _result(path, engine)
+
+
+def run_steps(*, jobs: int = 1, tests: Sequence[str] | None = None) -> Result:
+    """Switch off each step of the checklist in turn."""
+    changes = [StepOff(step) for step in {**TITLES, **LOG_TITLES}]
+    engine = Engine(changes, failures_noted, jobs)
+    _run(engine, files_about("verify/appraise.py") if tests is None else tests)
+    return _result("steps", engine)
+
+
+def _run(engine: Engine, files: Sequence[str]) -> None:
+    os.environ["BLINDBUILD_BAD_INPUTS_WRITING"] = "1"  # tests are to notice by themselves, not by the table
+    code = pytest.main(["-m", "not full", "-q", "--no-header", "--no-summary", *files], [engine])
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise SystemExit(f"the tests could not be collected: {code!r}")
+
+
+def _result(name: str, engine: Engine) -> Result:
+    survivors, killed = ({change.key for change in some} for some in (engine.survivors, engine.killed))
+    stale = sorted(killed & equivalents().keys())
+    return Result(name, len(survivors) + len(killed), tuple(sorted(survivors)), tuple(stale))
