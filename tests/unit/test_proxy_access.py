@@ -97,7 +97,7 @@ def test_only_this_machine_reaches_loopback() -> None:
 
 # --- other users of this machine
 
-ROW = "{n}: {local} {remote} {state} 00000000:00000000 00:00000000 00000000 {uid} 0 1 1 0"
+ROW = "{n}: {local} {remote} {state} 00000000:00000000 00:00000000 00000000 {uid} 0 {inode} 1 0"
 
 
 def pair(family: int = socket.AF_INET, host: str = "127.0.0.1") -> tuple[socket.socket, socket.socket]:
@@ -125,10 +125,10 @@ def test_a_program_that_speaks_ipv6_to_an_ipv4_address_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("uid", "state", "expected"),
-    [(os.geteuid(), "01", True), (os.geteuid() + 1, "01", False), (os.geteuid(), "06", False)],
+    ("uid", "inode", "expected"),
+    [(os.geteuid(), 7, True), (os.geteuid() + 1, 7, False), (os.geteuid(), 0, False)],
 )
-def test_the_owner_is_read_from_the_table(uid: int, state: str, expected: bool, tmp_path: Path) -> None:
+def test_the_owner_is_read_from_the_table(uid: int, inode: int, expected: bool, tmp_path: Path) -> None:
     theirs, ours = pair()
     with theirs, ours:
         port, own = theirs.getsockname()[1], ours.getsockname()[1]
@@ -136,9 +136,21 @@ def test_the_owner_is_read_from_the_table(uid: int, state: str, expected: bool, 
         rows = [
             "  sl  local_address rem_address   st",
             ROW.format(
-                n=0, local=f"0100007F:{own:04X}", remote=f"0100007F:{port:04X}", state="01", uid=12345
+                n=0,
+                local=f"0100007F:{own:04X}",
+                remote=f"0100007F:{port:04X}",
+                state="01",
+                uid=12345,
+                inode=7,
             ),
-            ROW.format(n=1, local=f"0100007F:{port:04X}", remote=f"0100007F:{own:04X}", state=state, uid=uid),
+            ROW.format(
+                n=1,
+                local=f"0100007F:{port:04X}",
+                remote=f"0100007F:{own:04X}",
+                state="04",
+                uid=uid,
+                inode=inode,
+            ),
         ]
         (tmp_path / "tcp").write_text("\n".join(rows) + "\n")
         assert same_user(ours, tmp_path) is expected

@@ -149,6 +149,12 @@ LOST = Advice(
     "twice without your knowledge",
     "send it again yourself if it may be done twice; the new connection is judged before anything is sent",
 )
+SLOW = Advice(
+    "the server did not answer in time",
+    "it is overloaded, or held up on the way. It may have worked on the request or not; the request was not "
+    "repeated",
+    "send it again yourself if it may be done twice, with a longer time limit if the work takes long",
+)
 EXPIRED = Advice(
     "the time for which this server was believed is over",
     f"what was true then need not be true now. {_NOTHING_SENT}",

@@ -12,7 +12,7 @@ from blindbuild.client.expectation import Expectation, Expecting, current
 from blindbuild.client.http1 import Response
 from blindbuild.client.state import StateStore
 from blindbuild.client.transport import DEFAULT_TIMEOUT_S, Connection
-from blindbuild.client.verdict import Verdict, accept, expired
+from blindbuild.client.verdict import Verdict, accept, expired, recorded
 from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import ChannelError, VerificationError
 from blindbuild.manifest import TrustRoots
@@ -201,7 +201,8 @@ def attest(url: str, expectation: Expecting, *, timeout_s: float = DEFAULT_TIMEO
         return _attest_through(url, prepared, timeout_s=timeout_s)
     connection = Connection.open(url, timeout_s=timeout_s)
     try:
-        session = ask(prepared.exchange(connection.spki), connection.ask)
+        with recorded(judged_by, str(connection.address)):
+            session = ask(prepared.exchange(connection.spki), connection.ask)
         return Attempt(connection, session, prepared.appraise(session), judged_by)
     except BaseException:
         connection.close()
@@ -215,7 +216,8 @@ def _attest_through(url: str, prepared: Prepared, *, timeout_s: float) -> Attemp
 
     connection = ForwardedConnection.open(url, timeout_s=timeout_s)
     try:
-        session = ask(prepared.exchange(None), connection.ask)
+        with recorded(prepared.expectation, str(connection.address)):
+            session = ask(prepared.exchange(None), connection.ask)
         appraisal = prepared.appraise(session)
         return Attempt(SealedConnection(connection, session), session, appraisal, prepared.expectation)
     except BaseException:

@@ -58,7 +58,7 @@ def record_decision(
     expectation: Expectation,
     *,
     server: str,
-    appraisal: Appraisal,
+    appraisal: Appraisal | None,
     session: RecordedSession | None = None,
     error: BlindbuildError | None = None,
 ) -> None:
@@ -66,14 +66,17 @@ def record_decision(
 
     Args:
         server: the address; empty when what was published was refused before any server was asked.
+        appraisal: what was found out, or None when the exchange itself failed.
         session: the exchange, or None when there was none.
         error: what refused the server although the appraisal may have passed, or None.
     """
     if expectation.audit is None:
         return
-    verdict = None if error is not None else appraisal.verdict
-    reasons = {*appraisal.reasons, *_reason(error)}
-    name, version, sequence = appraisal.product or (None, None, None)
+    judged = appraisal is not None
+    verdict = appraisal.verdict if appraisal is not None and error is None else None
+    reasons = {*(appraisal.reasons if appraisal is not None else ()), *_reason(error, judged=judged)}
+    product = None if appraisal is None else appraisal.product
+    name, version, sequence = product or (None, None, None)
     expectation.audit(
         {
             "version": 1,
@@ -82,7 +85,7 @@ def record_decision(
             "server": server[:MAX_SERVER],
             "accepted": verdict is not None,
             "reasons": [*sorted(reasons)],
-            "warnings": list(appraisal.warnings),
+            "warnings": [] if appraisal is None else list(appraisal.warnings),
             "product": name,
             "productVersion": version,
             "sequence": sequence,
@@ -97,10 +100,12 @@ def record_decision(
     )
 
 
-def _reason(error: BlindbuildError | None) -> tuple[str, ...]:
+def _reason(error: BlindbuildError | None, *, judged: bool) -> tuple[str, ...]:
+    if error is None:
+        return ()
     if isinstance(error, VerificationError):
         return (f"{error.step}:{error.reason}",)
-    return () if error is None else ("not-remembered",)
+    return ("not-remembered",) if judged else ("no-exchange",)
 
 
 def _session_json(session: RecordedSession | None) -> dict[str, JsonValue]:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from types import ModuleType
 from typing import Any
 
-from blindbuild.client.advice import LOST, OTHER_SERVER
+from blindbuild.client.advice import BUSY, LOST, NO_TLS, OTHER_SERVER, SLOW, UNREACHABLE, Advice
 from blindbuild.client.expectation import Expecting
 from blindbuild.client.httpx_streams import AsyncAttestingBackend, AttestingBackend, in_thread
 from blindbuild.client.judge import DEFAULT_REFRESH_S, IDLE_S, MAX_CONNECTIONS, Judge
@@ -94,10 +94,17 @@ class Pool:
             yield
         except (self.core.TimeoutException, self.core.NetworkError, self.core.ProtocolError) as error:
             kind = getattr(self.library, type(error).__name__, self.library.TransportError)
-            connecting = isinstance(error, self.core.ConnectError | self.core.ConnectTimeout)
-            # before the request nothing can be lost, and nothing need be said about repeating it
-            text = str(error) if connecting else f"{error}\n{LOST.text}"
-            raise kind(f"{self.judge.address}: {text}") from error
+            text = f"{self.judge.address}: {error}\n{self._advice(error).text}"
+            raise kind(text) from error
+
+    def _advice(self, error: Exception) -> Advice:
+        core = self.core
+        if isinstance(error, core.ConnectError | core.ConnectTimeout):
+            # OpenSSL's errors come without their class, but with its name
+            return NO_TLS if "SSL" in str(error) else UNREACHABLE
+        if isinstance(error, core.PoolTimeout):
+            return BUSY
+        return SLOW if isinstance(error, core.TimeoutException) else LOST
 
     def _check_server(self, url: Any) -> None:
         address = self.judge.address

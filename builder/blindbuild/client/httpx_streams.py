@@ -19,7 +19,7 @@ from blindbuild.client.advice import EARLY_ANSWER, OTHER_SERVER, channel_error
 from blindbuild.client.exchange import Prepared, as_bytes
 from blindbuild.client.judge import Judge
 from blindbuild.client.transport import DEFAULT_TIMEOUT_S, Address, Peer, read_peer, refuse_early_answer
-from blindbuild.client.verdict import Verdict, judge
+from blindbuild.client.verdict import Verdict, judge, recorded
 from blindbuild.errors import ChannelError
 from blindbuild.verify import RecordedSession
 
@@ -93,7 +93,7 @@ class AsyncAttestedStream:
         """
         self._verdict.check()
         if not self._asking:
-            _refuse_decrypted(self._inner.get_extra_info("ssl_object"))
+            _refuse_sound(self._inner)
             self._asking = True
         await self._inner.write(buffer, timeout)
 
@@ -183,7 +183,8 @@ class _Plain:
         try:
             tls = stream.get_extra_info("socket")
             peer = read_peer(str(self._judge.address), tls.getpeercert(binary_form=True), tls.version())
-            session = self._exchange(stream, peer, _wait(timeout))
+            with recorded(self._prepared.expectation, peer.server):
+                session = self._exchange(stream, peer, _wait(timeout))
             return AttestedStream(stream, judge(self._prepared, session, peer), self._judge)
         except BaseException:
             stream.close()
@@ -227,7 +228,8 @@ class _AsyncPlain:
         try:
             tls = stream.get_extra_info("ssl_object")
             peer = read_peer(str(self._judge.address), tls.getpeercert(binary_form=True), tls.version())
-            session = await self._exchange(stream, peer, _wait(timeout))
+            with recorded(self._prepared.expectation, peer.server):
+                session = await self._exchange(stream, peer, _wait(timeout))
             verdict = await in_thread(lambda: judge(self._prepared, session, peer))
             return AsyncAttestedStream(stream, verdict, self._judge)
         except BaseException:
@@ -266,14 +268,18 @@ def _wait(timeout: float | None) -> float:
     return DEFAULT_TIMEOUT_S if timeout is None else timeout
 
 
-def _refuse_decrypted(tls: ssl.SSLObject) -> None:
-    """Refuse a connection on which something has arrived that nobody asked for, as far as it was read."""
-    try:
-        data = tls.read(1)
-    except ssl.SSLError:  # nothing there, or the end of the connection, which the write will show
-        return
-    if data:
+def _refuse_sound(inner: Any) -> None:
+    """Refuse a connection on which something has arrived that nobody asked for."""
+    # what TLS itself sends after its handshake was read with the answers of the exchange
+    if inner.get_extra_info(_READABLE) or _has_data(inner.get_extra_info("ssl_object")):
         raise channel_error("expected no answer before a request, got one", EARLY_ANSWER)
+
+
+def _has_data(tls: ssl.SSLObject) -> bool:
+    try:
+        return bool(tls.read(1))
+    except ssl.SSLError:  # nothing there, or the end of the connection, which the write will show
+        return False
 
 
 async def in_thread(work: Callable[[], _T]) -> _T:

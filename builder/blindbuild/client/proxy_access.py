@@ -24,7 +24,7 @@ TOKEN_HEADER = "blindbuild-token"  # noqa: S105 the name of a header
 _ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?")
 _BEARER = "bearer "
 _HTTP_PORT = 80
-_ESTABLISHED = "01"  # Linux, include/net/tcp_states.h
+_ORPHAN = "0"  # the inode of a socket that no process has any more; it is said to be root's
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ def _owner(tables: Path, local: tuple[str, int], remote: tuple[str, int]) -> int
         path = tables / name
         for line in path.read_text().splitlines()[1:] if path.exists() else ():
             fields = line.split()
-            if (fields[1], fields[2]) == wanted and fields[3] == _ESTABLISHED:
+            if (fields[1], fields[2]) == wanted and fields[9] != _ORPHAN:
                 return int(fields[7])
     return None
 

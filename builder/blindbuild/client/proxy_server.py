@@ -21,6 +21,7 @@ from blindbuild.errors import ChannelError
 MAX_CLIENTS = 256  # connections at once; each has a thread
 HEAD_S = 10.0  # from a head's first byte to its last
 IDLE_CLIENT_S = 120.0  # between two requests
+GRACE_S = 5.0  # for requests that are being answered when the proxy is stopped
 BODY_S = 600.0  # for a whole body, in either direction
 _CHUNK = 64 << 10  # bytes
 _DRAIN_S = 2.0  # after an answer that does not wait for the rest of a request
@@ -99,9 +100,7 @@ class _Handler(socketserver.BaseRequestHandler):
         stream: socket.socket = self.request
         with contextlib.suppress(OSError, ClientGoneError):
             if not self.server.takes(stream):
-                stream.settimeout(HEAD_S)
-                stream.sendall(_write(_STRANGER, closing=True))
-                _drain(stream)
+                self._send(stream, _STRANGER, closing=True)
                 return
             self._serve(stream)
 
@@ -112,15 +111,21 @@ class _Handler(socketserver.BaseRequestHandler):
                 head = incoming.head()
                 if head is None:
                     return
-                reply = self.server.proxy.answer(head, incoming)
-                closing = head.closing or reply.closing or not incoming.done
             except ChannelError as error:
-                reply, closing = in_text(400, error.message, error.hint), True
-            stream.settimeout(BODY_S)
-            stream.sendall(_write(reply, closing=closing))
-            if closing:
-                _drain(stream)
+                self._send(stream, in_text(400, error.message, error.hint), closing=True)
                 return
+            with self.server.busy():
+                reply = self.server.proxy.answer(head, incoming)
+                closing = head.closing or reply.closing or not incoming.done or self.server.stopping
+                self._send(stream, reply, closing=closing)
+            if closing:
+                return
+
+    def _send(self, stream: socket.socket, reply: Reply, *, closing: bool) -> None:
+        stream.settimeout(BODY_S)
+        stream.sendall(_write(reply, closing=closing))
+        if closing:
+            _drain(stream)
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -137,6 +142,9 @@ class _Server(socketserver.ThreadingTCPServer):
         self._same_user_only = same_user_only
         self._guard = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._idle = threading.Condition()
+        self._busy = 0
+        self.stopping = False
 
     def takes(self, stream: socket.socket) -> bool:
         """Return whether whoever connected may."""
@@ -160,8 +168,23 @@ class _Server(socketserver.ThreadingTCPServer):
             self._open.discard(request)
         super().shutdown_request(request)
 
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Hold while a request is being answered."""
+        with self._idle:
+            self._busy += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._busy -= 1
+                self._idle.notify_all()
+
     def end_all(self) -> None:
-        """End every connection."""
+        """End every connection, after a moment for requests that are being answered."""
+        self.stopping = True
+        with self._idle:
+            self._idle.wait_for(lambda: self._busy == 0, GRACE_S)
         with self._guard:
             streams = list(self._open)
         for stream in streams:

@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from blindbuild.client.advice import EARLY_ANSWER, LOST, NO_TLS, UNREACHABLE, channel_error
+from blindbuild.client.advice import EARLY_ANSWER, LOST, NO_TLS, SLOW, UNREACHABLE, channel_error
 from blindbuild.client.http1 import Response, read_response, write_request
 from blindbuild.errors import ChannelError
 
@@ -157,7 +157,7 @@ class Connection:
             response = read_response(_receiver(stream), max_body=max_body)
         except OSError as error:
             self.close()
-            raise _lost(self.address) from error
+            raise _lost(self.address, error) from error
         except BaseException:
             self.close()
             raise
@@ -233,7 +233,7 @@ def _send(stream: ssl.SSLSocket, message: bytes) -> None:
     rest = memoryview(message)
     while rest:
         if time.monotonic() > deadline:
-            raise ChannelError(f"expected to have sent a request within {MAX_SEND_S:.0f} s")
+            raise channel_error(f"expected to have sent a request within {MAX_SEND_S:.0f} s", SLOW)
         rest = rest[stream.send(rest[:_CHUNK]) :]
 
 
@@ -242,7 +242,7 @@ def _receiver(stream: ssl.SSLSocket) -> Callable[[], bytes]:
 
     def receive() -> bytes:
         if time.monotonic() > deadline:
-            raise ChannelError(f"expected a whole answer within {MAX_ANSWER_S:.0f} s")
+            raise channel_error(f"expected a whole answer within {MAX_ANSWER_S:.0f} s", SLOW)
         return stream.recv(_CHUNK)
 
     return receive
@@ -281,5 +281,7 @@ def read_peer(server: str, certificate: bytes | None, version: str | None) -> Pe
     return Peer(server, spki, issuer)
 
 
-def _lost(address: Address) -> ChannelError:
+def _lost(address: Address, error: OSError | None = None) -> ChannelError:
+    if isinstance(error, TimeoutError):
+        return channel_error(f"{address}: no answer in time; attest again", SLOW)
     return channel_error(f"{address}: connection lost; attest again", LOST)

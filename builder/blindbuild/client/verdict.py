@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from blindbuild.client.advice import EXPIRED, accepted_or_advice, channel_error
@@ -57,6 +59,16 @@ def judge(prepared: Prepared, session: RecordedSession, peer: Peer) -> Verdict:
     """
     judged_s = time.monotonic()
     return accept(prepared.expectation, session, prepared.appraise(session), peer, judged_s=judged_s)
+
+
+@contextlib.contextmanager
+def recorded(expectation: Expectation, server: str) -> Iterator[None]:
+    """Record a server that is refused during the exchange, before there is anything to appraise."""
+    try:
+        yield
+    except BlindbuildError as error:
+        record_decision(expectation, server=server, appraisal=None, error=error)
+        raise
 
 
 def accept(
