@@ -8,7 +8,7 @@ import (
 const (
 	// Two sets of places, so that strangers displace strangers and nobody who has evidence. One connection costs at most
 	// 64 KiB besides what its places in the lines are for.
-	maxStrangers = 128
+	maxStrangers = 256
 	maxAttested  = 128
 	fairShare    = 4 // an address with more than a fourth of the places makes room first
 

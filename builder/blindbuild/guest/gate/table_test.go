@@ -100,13 +100,13 @@ func TestWhoMakesRoomAmongStrangers(t *testing.T) {
 			f.attest(all[0])
 			f.connect(1)
 		}, 1},
-		"an address with more than a fair share first": {func(i int) byte { return byte(min(i, 95)) }, func(*fakeTable, []*connection) {}, 95},
-		"but not one with its share":                   {func(i int) byte { return byte(min(i, 96)) }, func(*fakeTable, []*connection) {}, 0},
+		"an address with more than a fair share first": {func(i int) byte { return byte(min(i, 191)) }, func(*fakeTable, []*connection) {}, 191},
+		"but not one with its share":                   {func(i int) byte { return byte(min(i, 192)) }, func(*fakeTable, []*connection) {}, 0},
 	} {
 		f := newFakeTable(t)
 		all := f.crowd(form.address)
 		form.change(f, all)
-		f.connect(200)
+		f.connect(250)
 		if got := gone(all); !same(got, form.want) {
 			t.Errorf("%s: %v", name, got)
 		}
