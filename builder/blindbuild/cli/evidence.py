@@ -6,23 +6,27 @@ import contextlib
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from blindbuild.cli.options import json_option, print_json
-from blindbuild.cli.outputs import find_manifest
+from blindbuild.cli.judging import expect
+from blindbuild.cli.options import (
+    JudgingOptions,
+    json_option,
+    print_json,
+    read_channels,
+    read_optional_place,
+)
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import FormatError, ManifestError, UsageError
 from blindbuild.formats.certificate import parse_pem_certificate
-from blindbuild.formats.dsse import MAX_ENVELOPE
 from blindbuild.formats.tdx_quote import trim_quote
 from blindbuild.host.files import read_bytes
-from blindbuild.manifest import parse_time, parse_trust
+from blindbuild.manifest import parse_time
 from blindbuild.manifest.platform_roots import PlatformRoots, parse_platform_roots
-from blindbuild.manifest.trust import MAX_TRUST
 from blindbuild.measure.classification import OneOf, Unconstrained
 from blindbuild.measure.launch_kinds import LAUNCH_KINDS
 from blindbuild.verify import Policy
@@ -62,7 +66,7 @@ class _Files:
 class _Said:
     """What the evidence is judged by: a signed statement and the exchange, or values by hand."""
 
-    manifest: Path | None
+    manifest: Path | str | None
     trust: Path | None
     nonce: str | None
     spki: Path | None
@@ -70,14 +74,28 @@ class _Said:
     bound: str | None
     platform: str | None
     allow_debug: bool
+    policy: Path | None
+    require_closed: tuple[str, ...]
+    ledger: Path | None
+    require_log: Path | None
+    log_proof: Path | None
+    channel: str | None
+
+    @property
+    def asks(self) -> tuple[object, ...]:
+        """What only makes sense with a signed statement."""
+        return (
+            *(self.platform, self.allow_debug, self.policy, self.require_closed, self.ledger),
+            *(self.require_log, self.log_proof, self.channel),
+        )
 
 
 @click.command("evidence")
 @click.argument("file", type=_FILE)
 @click.option("--kind", required=True, type=click.Choice(KINDS), help="What FILE is.")
 @click.option("--roots", required=True, type=_FILE, help="The roots file: which makers count, and how new.")
-@click.option("--manifest", type=click.Path(exists=True, path_type=Path), help="As for verify.")
-@click.option("--trust", type=_FILE, help="The trust file, as for verify.")
+@click.option("--manifest", metavar="PLACE", callback=read_optional_place, help="As for verify.")
+@click.option("--trust", type=_FILE, help="The trust file, as for verify; it needs no roots of TPMs.")
 @click.option("--nonce", metavar="HEX", help="The nonce of the exchange, 32 bytes.")
 @click.option("--spki", type=_FILE, help="The public key of the channel (DER SubjectPublicKeyInfo).")
 @click.option(
@@ -90,6 +108,14 @@ class _Said:
 @click.option("--bound", metavar="HEX", help="Instead of nonce and key: the 32 bytes that must be bound.")
 @click.option("--platform", help="The platform of the statement that must match.")
 @click.option("--allow-debug", is_flag=True, help="Accept an image that says it is for debugging.")
+@click.option("--policy", type=_FILE, help="As for verify; what only a TPM shows cannot be asked for.")
+@click.option(
+    "--require-closed", multiple=True, metavar="ID[,ID...]", callback=read_channels, help="As for verify."
+)
+@click.option("--ledger", type=_FILE, help="As for verify.")
+@click.option("--require-log", metavar="POLICY", type=_FILE, help="As for verify.")
+@click.option("--log-proof", type=_FILE, help="As for verify.")
+@click.option("--channel", help="As for verify.")
 @click.option("--certificate", type=_FILE, help="snp: the certificate of the VCEK or VLEK, DER or PEM.")
 @click.option("--tcb-info", type=_FILE, help="tdx: Intel's TCB info for the platform, as it was answered.")
 @click.option("--qe-identity", type=_FILE, help="tdx: Intel's identity of the quoting enclave, likewise.")
@@ -131,7 +157,7 @@ def _check_said(said: _Said) -> None:
     by_hand = (said.measurements or None, said.bound)
     if all(by_statement) and not any(by_hand):
         return
-    if all(by_hand) and not any((*by_statement, said.platform, said.allow_debug)):
+    if all(by_hand) and not any((*by_statement, *said.asks)):
         return
     raise UsageError(
         "expected --manifest, --trust, --nonce and --spki, or --measurement and --bound",
@@ -200,18 +226,49 @@ def _judge(judged: PlatformEvidence, roots: PlatformRoots, said: _Said, now: int
     )
 
 
-def _basis(said: _Said, manifest_path: Path, trust: Path, now: int) -> Basis:
-    manifest, release = find_manifest(manifest_path)
-    return Basis(
-        envelope=_read(manifest, MAX_ENVELOPE),
-        release=_read(release, MAX_ENVELOPE) if release.is_file() else None,
-        trust=parse_trust(_read(trust, MAX_TRUST)),
-        now=now,
-        policy=Policy(
-            allow_debug=said.allow_debug, platforms=frozenset({said.platform} if said.platform else ())
-        ),
-        history=None,
+def _basis(said: _Said, manifest: Path | str, trust: Path, now: int) -> Basis:
+    options = JudgingOptions(
+        trust=trust,
+        manifest=manifest,
+        policy=said.policy,
+        allow_debug=said.allow_debug,
+        require_closed=said.require_closed,
+        ledger=said.ledger,
+        require_log=said.require_log,
+        log_proof=said.log_proof,
+        channel=said.channel,
+        history=False,
     )
+    judged_by = expect(options, now=now, for_tpm=False)
+    return Basis(
+        envelope=judged_by.envelope,
+        release=judged_by.release,
+        trust=judged_by.trust,
+        now=now,
+        policy=_narrow(judged_by.policy, said.platform),
+        history=None,
+        ledger=judged_by.ledger,
+        log=judged_by.required_log(now),
+        rebuilds=judged_by.rebuilds,
+        current=judged_by.current,
+    )
+
+
+def _narrow(policy: Policy, platform: str | None) -> Policy:
+    only_tpm = {
+        "machines": policy.machines is not None,
+        "minimumTpmFirmware": policy.minimum_tpm_firmware is not None,
+        "requireCrls": policy.require_crls,
+        "requireSecureBoot": policy.require_secure_boot,
+    }
+    asked = [name for name, there in only_tpm.items() if there]
+    if asked:
+        raise UsageError(f"--policy: expected nothing that only a TPM shows, got {', '.join(asked)}")
+    if platform is None:
+        return policy
+    if policy.platforms and platform not in policy.platforms:
+        raise UsageError(f"--platform: the policy allows {', '.join(sorted(policy.platforms))}")
+    return replace(policy, platforms=frozenset({platform}))
 
 
 def _reference(judged: PlatformEvidence, measurements: Sequence[str]) -> Reference:

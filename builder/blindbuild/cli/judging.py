@@ -33,7 +33,7 @@ from blindbuild.verify.registers import RegisterResult
 
 
 def expect(
-    options: JudgingOptions, recorded: Recorded | None = None, *, now: int | None = None
+    options: JudgingOptions, recorded: Recorded | None = None, *, now: int | None = None, for_tpm: bool = True
 ) -> Expectation:
     """Read the files that a client judges by.
 
@@ -41,9 +41,10 @@ def expect(
         options: where they are.
         recorded: a bundle: what was published is in it unless --manifest names something else.
         now: judge at this time, in seconds since 1970; None for the clock's.
+        for_tpm: the trust file must say how to believe a TPM.
     """
     policy = choose_policy(options)
-    trust = parse_trust(read_bytes(options.trust, error=UsageError, limit_bytes=MAX_TRUST))
+    trust = parse_trust(read_bytes(options.trust, error=UsageError, limit_bytes=MAX_TRUST), for_tpm=for_tpm)
     view: CurrentView | None = None
     if recorded is None or recorded.published is None or options.manifest is not None:
         published, view = read_publication(replace(options, channel=policy.channel), trust)

@@ -41,9 +41,10 @@ def read_place(context: click.Context, parameter: click.Parameter, value: str) -
     return value if "://" in value else _EXISTING.convert(value, parameter, context)
 
 
-def _read_optional_place(
+def read_optional_place(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> Path | str | None:
+    """Return the place that --manifest names, if it is given; for a click option."""
     return None if value is None else read_place(context, parameter, value)
 
 
@@ -74,9 +75,10 @@ class JudgingOptions:
     history: bool = True  # no option: only the demo, which rebuilds one release over and over, goes without
 
 
-def _read_channels(
+def read_channels(
     _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
 ) -> tuple[str, ...]:
+    """Return the ids that --require-closed names; for a click option."""
     # cryptography comes with it, and most verbs need not pay for that
     from blindbuild.manifest.ledger import CHANNEL
 
@@ -92,7 +94,7 @@ _JUDGING = (
     click.option(
         "--manifest",
         metavar="PLACE",
-        callback=_read_optional_place,
+        callback=read_optional_place,
         help="The image's directory, its manifest.dsse.json, or where it is published: https:// or oci://. "
         "Not needed with a trust file that pins a TUF repository.",
     ),
@@ -146,7 +148,7 @@ _JUDGING = (
         "--require-closed",
         multiple=True,
         metavar="ID[,ID...]",
-        callback=_read_channels,
+        callback=read_channels,
         help="Refuse unless the ledger shows these channels closed: ids of channels.json, or the groups "
         "disk, console, egress, admin and memory.",
     ),

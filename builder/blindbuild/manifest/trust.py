@@ -91,8 +91,12 @@ class TrustRoots:
         return Digest.sha256(canonical_bytes({"domain": self.domain.hex, "channel": channel}))
 
 
-def parse_trust(data: bytes) -> TrustRoots:
+def parse_trust(data: bytes, *, for_tpm: bool = True) -> TrustRoots:
     """Parse a trust file.
+
+    Args:
+        data: the file.
+        for_tpm: there must be something to believe a TPM by; evidence of processors needs nothing.
 
     Raises:
         ManifestError: not strict JSON, an unknown or missing field, a key or certificate twice, a threshold
@@ -137,18 +141,18 @@ def parse_trust(data: bytes) -> TrustRoots:
         tuf_root=tuf_root,
         tuf_repository=tuf_repository,
     )
-    _check_one_way(trust)
+    _check_one_way(trust, for_tpm=for_tpm)
     return trust
 
 
-def _check_one_way(trust: TrustRoots) -> None:
+def _check_one_way(trust: TrustRoots, *, for_tpm: bool) -> None:
     ways = {
         "TPM roots": bool(trust.tpm_roots or trust.test_tpm_roots),
         "AK roots": bool(trust.ak_roots),
         "attestation keys": bool(trust.attestation_keys),
     }
     given = [name for name, there in ways.items() if there]
-    if len(given) != 1:
+    if len(given) > 1 or (for_tpm and not given):
         raise ManifestError(
             f"trust file: expected one of {', '.join(ways)}, got {' and '.join(given) or 'none of them'}",
             hint="pin the roots of the TPM's maker, those of who certifies attestation keys, or the one key, "
