@@ -182,6 +182,11 @@ def test_the_image_goes_with_the_release_when_that_is_wished(place: Path, regist
     again = run("publish", "directory", report["image"], "copied")
     assert again.exit_code == 1  # the registry is asked with TLS unless told otherwise
     assert isinstance(again.exception, ChannelError)
+    assert run("publish", "directory", report["image"], "copied", "--plain-http").exit_code == 0
+    image = Path("images/hello/1.0.0")
+    for path in Path("copied").iterdir():
+        assert path.read_bytes() == (image / path.name).read_bytes()
+    assert len(list(Path("copied").iterdir())) == 4
     shown = run(*words[:-1])
     assert shown.stdout.startswith(f"publication: oci://{registry}/app@sha256:")
 

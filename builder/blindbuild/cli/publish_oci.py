@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from blindbuild.cli.options import json_option, print_json, read_place
+from blindbuild.cli.options import json_option, plain_http_option, print_json, read_place
 from blindbuild.cli.outputs import SUMS, check_image
 from blindbuild.client.published import read_published
 from blindbuild.client.registry import Access
@@ -25,8 +25,9 @@ IMAGE_SUFFIX = "-image"  # behind the publication's tag: the image's own
 @click.command("directory")
 @click.argument("image", callback=read_place)
 @click.argument("destination", type=click.Path(file_okay=False, path_type=Path))
+@plain_http_option
 @json_option
-def directory_command(image: Path | str, destination: Path, as_json: bool) -> None:
+def directory_command(image: Path | str, destination: Path, plain_http: bool, as_json: bool) -> None:
     """Copy what clients need of IMAGE to DESTINATION, a directory for any web server.
 
     IMAGE is an image directory that was signed, or a place where it is published: https:// or oci://. Files
@@ -34,7 +35,7 @@ def directory_command(image: Path | str, destination: Path, as_json: bool) -> No
 
     Example: blindbuild publish directory images/hello/1.0.0 public/hello
     """
-    published = read_published(image, environ=os.environ)
+    published = read_published(image, plain_http=plain_http, environ=os.environ)
     check_publishable(published)
     names = write_directory(published, destination)
     if as_json:
