@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -44,6 +45,7 @@ OTHER_KEY = HPKE_KEY[:-1] + b"\1"
 DATA = session_bytes(sealed_session())
 VALUE = json.loads(DATA)
 MISSING = object()
+PAGE = Path(__file__).parents[2] / "docs" / "spec" / "hpke-channel.md"
 
 
 @pytest.mark.bad_input(125)
@@ -56,8 +58,15 @@ def test_a_session_with_an_image_that_takes_sealed_requests_is_accepted() -> Non
     assert hashlib.sha256(HPKE_KEY).hexdigest() in step.detail
 
 
+def test_the_vectors_of_the_page_are_right() -> None:
+    key, statement = (hashlib.sha256(word).digest() for word in (b"spki", b"statement"))
+    for name, label, role in (("extraData", b"", b"server"), ("info     ", b"/request", b"client")):
+        parts = (b"blindbuild/hpke-quote/v1" + label, bytes(range(32)), key, statement, role)
+        digest = hashlib.sha256(b"".join(len(p).to_bytes(2, "big") + p for p in parts)).hexdigest()
+        assert f"{name}  {digest}\n" in PAGE.read_text()
+
+
 def test_the_binding_has_a_label_of_its_own() -> None:
-    # the vector of docs/spec/hpke-channel.md: made with Python's hashlib alone
     statement = sealed_session().statement
     parts = (
         b"blindbuild/hpke-quote/v1",

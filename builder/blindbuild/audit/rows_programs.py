@@ -113,7 +113,7 @@ PROGRAM_ROWS = (
     ChannelRule(
         28,
         "debug-endpoints",
-        "the gate answers on the recipe's routes and its own two; none of them counts or reports",
+        "the gate answers on the recipe's routes and its own few; none of them counts or reports",
         controls=(Control("the gate's table of routes is gate.json, which is measured"),),
         checks=("file-list",),
     ),

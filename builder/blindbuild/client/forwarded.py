@@ -178,6 +178,8 @@ def _receive(stream: socket.socket, method: str, max_body: int) -> tuple[Respons
     body = answer.read(max_body + 1)
     if len(body) > max_body:
         raise ChannelError(f"expected at most {max_body} bytes of body, got more")
+    if answer.length:  # what is missing of a stated length
+        raise http.client.IncompleteRead(body, answer.length)
     headers = {name.lower(): value for name, value in answer.headers.items()}
     return Response(answer.status, headers, body), not answer.will_close
 

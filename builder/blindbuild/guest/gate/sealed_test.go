@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/hex"
 	"strings"
 	"testing"
 )
@@ -34,6 +35,24 @@ func TestTheKeyIsGivenInTheFormOfItsRFC(t *testing.T) {
 		string(key[:]) + "\x00\x20" + string([]byte{2}) + strings.Repeat("\x00", 31) + "\x00\x06client"
 	if info != sha256.Sum256([]byte(parts)) || id == (sessionID{}) {
 		t.Errorf("%x", info)
+	}
+}
+
+// The vectors are those of docs/spec/hpke-channel.md.
+func TestWhatIsBoundIsThatOfTheContract(t *testing.T) {
+	var nonce [32]byte
+	for i := range nonce {
+		nonce[i] = byte(i)
+	}
+	key, statement := sha256.Sum256([]byte("spki")), sha256.Sum256([]byte("statement"))
+	for _, c := range [][3]string{
+		{bindingLabels[sealedProfile], "server", "01fd3521c3a8169913f6cd77b635137f98050d459c44db1fe8d75aaef95971c2"},
+		{requestLabel, "client", "57d2646c4f6b1312afc365bc3ac5b1b0ee47f32ac1526da3c76081b35e68d566"},
+	} {
+		got := bindingDigest([]byte(c[0]), nonce[:], key[:], statement[:], []byte(c[1]))
+		if hex.EncodeToString(got[:]) != c[2] {
+			t.Errorf("%s: %x", c[0], got)
+		}
 	}
 }
 
