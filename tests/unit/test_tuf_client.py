@@ -83,7 +83,7 @@ def test_an_expired_timestamp_is_refused(client: Client, world: TufWorld) -> Non
         client.repository().refresh()
     assert "timestamp.json" in caught.value.message
     assert at(NOW + DAY) in caught.value.message
-    assert "this machine's clock" in str(caught.value.hint)
+    assert "check this computer's clock" in str(caught.value.hint)
     assert repository.trust is client.trust
 
 

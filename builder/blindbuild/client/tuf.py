@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from blindbuild.client.log_files import read_log_file
 from blindbuild.client.published import Published
+from blindbuild.client.tuf_advice import with_advice
 from blindbuild.client.tuf_memory import TufFolder, TufMemory, workplace
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import (
@@ -94,7 +95,8 @@ class TufRepository:
             ChannelError: it cannot be reached.
             UsageError: nobody says where it is.
         """
-        return self._refresh(self._open())
+        with _advised():
+            return self._refresh(self._open())
 
     def follow(self) -> Followed:
         """Refresh, and return the current release with everything the repository has beside it.
@@ -102,7 +104,10 @@ class TufRepository:
         Raises:
             VerificationError, ChannelError, UsageError: as `refresh`; M3 when it lists no release.
         """
-        read = self._open()
+        with _advised():
+            return self._follow(self._open())
+
+    def _follow(self, read: ReadFile) -> Followed:
         view = self._refresh(read)
         name = view.latest(self.trust.product)
         if name is None:
@@ -111,7 +116,6 @@ class TufRepository:
                 "that lists none",
                 step="M3",
                 reason="no-release",
-                hint="the last one may have been withdrawn: ask the publisher for the next",
             )
         rebuilds = [name.rebuild(number) for number in range(1, MAX_REBUILDS + 1)]
         published = Published(
@@ -171,7 +175,6 @@ class TufRepository:
                 f"got {format_time(now)}",
                 step="M9",
                 reason="clock-went-back",
-                hint="set this machine's clock: an old copy of the repository would look valid",
             )
 
     def _run(self, pinned: bytes, read: ReadFile, folder: TufFolder | None, now: int) -> Refreshed:
@@ -210,6 +213,14 @@ class TufRepository:
         if target not in self._held:
             self._held[target] = read_target(read, name, target, limit_bytes)
         return self._held[target]
+
+
+@contextmanager
+def _advised() -> Iterator[None]:
+    try:
+        yield
+    except VerificationError as error:
+        raise with_advice(error) from error
 
 
 def open_repository(place: str) -> ReadFile:

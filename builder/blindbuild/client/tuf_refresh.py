@@ -216,7 +216,7 @@ class Refresh:
                 reason, message = "expired", self._explain_expiry()
             case _:
                 reason, message = "malformed", f"expected TUF metadata by its rules, got: {text}"
-        return VerificationError(message, step="M1", reason=reason, hint=_HINTS.get(reason))
+        return VerificationError(message, step="M1", reason=reason)
 
     def _explain_version(self, text: str) -> tuple[str, str]:
         for place in FILES[:2]:
@@ -243,14 +243,6 @@ class Refresh:
             if self._now >= until:
                 return expired_message(role, until, self._now)
         return "expected metadata that is valid now, got some that expired"
-
-
-_HINTS = {
-    "not-signed": "either this is another publisher's repository, or somebody changed it: do not go on",
-    "expired": "check this machine's clock; if it is right, tell the publisher, and send nothing until then",
-    "rollback": "an old copy is served, by a cache or by somebody: try again later, from elsewhere",
-    "hash-mismatch": "the files come from different states: a cache mixes them, or somebody does",
-}
 
 
 class _Fetcher(FetcherInterface):
