@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import importlib
 import json
+import ssl
 import subprocess
 import sys
 import threading
@@ -283,6 +284,70 @@ def test_an_answer_before_its_request_is_refused(driver: Driver) -> None:
         assert isinstance(error, ChannelError)
         assert "sent an answer before it was asked" in (error.hint or "")
         assert server.asked == []
+
+
+def test_an_answer_between_verdict_and_request_is_refused(driver: Driver) -> None:
+    lie = answer(200, b"what you wanted to hear")
+
+    def speak_up(_record: object) -> None:  # the decision is recorded before the first byte is sent
+        server.streams[-1].sendall(lie)
+        time.sleep(0.1)
+
+    with RecordingServer(honest()) as server:
+        error = refused(driver, server.url, expectation(audit=speak_up))
+        assert isinstance(error, ChannelError)
+        assert "sent an answer before it was asked" in (error.hint or "")
+        assert server.asked == []
+
+
+def test_an_answer_between_two_requests_is_not_taken_for_the_second_ones(driver: Driver) -> None:
+    lie = answer(200, b"what you wanted to hear")
+
+    def speak_up(client: Any) -> Any:
+        server.streams[0].sendall(lie)
+        time.sleep(0.1)
+        return post(b"two")(client)
+
+    with RecordingServer(honest()) as server:
+        answers = driver.run(driver.client(server.url, expectation()), post(b"one"), speak_up)
+        assert [reply.content for reply in answers] == [b"hello, one", b"hello, two"]
+        assert len(server.visits) == 2
+
+
+def test_a_server_that_only_speaks_older_tls_is_refused_in_words(driver: Driver) -> None:
+    with RecordingServer(honest()) as server:
+        server.context.maximum_version = ssl.TLSVersion.TLSv1_2
+        error = refused(driver, server.url, expectation())
+        assert isinstance(error, driver.library.ConnectError)
+        assert "does not speak TLS 1.3" in str(error)
+        assert server.asked == []
+
+
+def test_nobody_there_is_said_in_words(driver: Driver) -> None:
+    with RecordingServer(honest()) as server:
+        pass
+    error = refused(driver, server.url, expectation())
+    assert isinstance(error, driver.library.ConnectError)
+    assert "nothing answers at this address" in str(error)
+
+
+def test_a_body_of_which_a_part_was_sent_is_not_sent_again(driver: Driver) -> None:
+    with RecordingServer(honest(), takes=100_000) as server:
+        error = refused(driver, server.url, expectation(), post(bytes(8 << 20)))
+        assert isinstance(error, driver.library.TransportError)
+        assert "It was not repeated" in str(error)
+        assert len(server.visits) == 1
+        assert server.asked == []
+
+
+def test_malformed_evidence_is_refused_and_recorded(driver: Driver) -> None:
+    records: list[Any] = []
+    with RecordingServer(honest(tamper=lambda value: value | {"more": 1})) as server:
+        error = refused(driver, server.url, expectation(audit=records.append))
+        assert isinstance(error, VerificationError)
+        assert (error.step, error.reason) == ("Q10", "malformed")
+        assert server.asked == []
+    assert [(entry["accepted"], entry["reasons"]) for entry in records] == [(False, ["Q10:malformed"])]
 
 
 # --- proxies and other ways out

@@ -367,6 +367,26 @@ def test_a_program_that_hangs_up_in_its_body_costs_no_judged_connection() -> Non
         assert [request.body for request in server.asked] == [b"whole"]
 
 
+def test_what_is_being_answered_is_answered_when_the_proxy_is_stopped() -> None:
+    working = threading.Event()
+
+    def slow(_request: Request) -> bytes:
+        working.set()
+        time.sleep(0.5)
+        return answer(200, b"done")
+
+    got: list[tuple[int, dict[str, str], bytes]] = []
+    with RecordingServer(honest(), slow) as server:
+        with proxy(server) as running:
+            asking = threading.Thread(target=lambda: got.append(running.ask()))
+            asking.start()
+            assert working.wait(10)
+        asking.join(10)
+        assert got[0][0] == 200
+        assert got[0][1]["connection"] == "close"
+        assert got[0][2] == b"done"
+
+
 # --- where it listens
 
 
@@ -454,6 +474,21 @@ def test_a_server_that_is_refused_is_no_proxy_to_start(tmp_path: Path) -> None:
             assert process.returncode == 3
             assert said == ""
             assert "something in between passes its answers on" in errors
+
+
+@pytest.mark.skipif(CURL is None, reason="curl is not installed")
+def test_curl_asks_through_a_socket_in_the_file_system(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    more = ("--allow-test-tpm", "--listen", f"unix:{path}")
+    with RecordingServer(honest()) as server, program(server, tmp_path, *more) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"unix:{path}\n"
+        words = ["--silent", "--unix-socket", str(path), "--data", "Ada", "http://any/v1/hello"]
+        done = subprocess.run([CURL or "", *words], capture_output=True, text=True, check=True)
+        assert done.stdout == "hello, Ada"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert not path.exists()
 
 
 @pytest.mark.parametrize(
