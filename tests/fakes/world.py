@@ -147,11 +147,11 @@ class Judge:
 
     def __call__(self, judged: RecordedSession) -> Appraisal:
         published = self.published or publisher()
-        release = None if self.no_release else (self.release or published.release)
+        release = published.release if self.release is None else self.release
         return appraise(
             judged,
-            envelope=self.envelope or published.envelope,
-            release=release,
+            envelope=published.envelope if self.envelope is None else self.envelope,
+            release=None if self.no_release else release,
             trust=self.trust or pinned_trust(),
             now=self.now,
             policy=self.policy,
