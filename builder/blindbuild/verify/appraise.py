@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from blindbuild.formats.tcglog import ReplayedLog
 from blindbuild.formats.tpm2 import Quote
 from blindbuild.manifest import DEFAULT_ATTESTATION_KEY, TrustRoots
+from blindbuild.manifest.rfc3339 import MAX_TIME
 from blindbuild.verify.appraisal import _PROOF, AcceptedSession, Appraisal, broken_appraisal
 from blindbuild.verify.checklist import LOG_TITLES, SEALED_TITLES, TITLES, Checklist, Outcome, found, refuse
 from blindbuild.verify.difference import Difference
@@ -263,7 +264,7 @@ def _accept(
 ) -> AcceptedSession:
     statement, release = judged.publication.statement, judged.publication.release
     name = judged.key.public.name()
-    expires = basis.now + basis.policy.session_s
+    expires = min(basis.now + basis.policy.session_s, MAX_TIME)
     if basis.current is not None:
         expires = min(expires, basis.current.expires)
     clocks = {**(basis.history.clocks if basis.history else {}), name.hex(): judged.quote.clock}
