@@ -12,13 +12,25 @@ from pathlib import Path
 import pytest
 
 from blindbuild.digest import Digest, HashAlgorithm
-from blindbuild.formats.certificate import parse_certificate, parse_pem_certificate, trim_padding
+from blindbuild.errors import VerificationError
+from blindbuild.formats.certificate import (
+    Certificate,
+    parse_certificate,
+    parse_pem_certificate,
+    trim_padding,
+)
+from blindbuild.formats.gce import instance_name
+from blindbuild.formats.tcgevent import parse_variable_data
+from blindbuild.formats.tcglog import parse_event_log, replay
 from blindbuild.formats.tpm2 import parse_quote, parse_signature
 from blindbuild.formats.tpmkey import Attribute, parse_public, parse_sized_public
-from blindbuild.verify.certificate_path import verify_path
+from blindbuild.verify import Policy
+from blindbuild.verify.certificate_path import find_path, verify_path
 from blindbuild.verify.checklist import Checklist
-from blindbuild.verify.endorse_certificate import check_ek_profile
+from blindbuild.verify.endorse_certificate import check_ak_profile, check_ek_profile, is_certified
 from blindbuild.verify.quote import QuoteExpectation, judge_signature, judge_values
+from blindbuild.verify.revocation import RevocationCheck, check_revocation
+from blindbuild.verify.secure_boot import judge_secure_boot
 
 VECTORS = Path(__file__).resolve().parents[2].parent / "shared" / "vectors" / "quotes"
 SWTPM, GCE = VECTORS / "swtpm", VECTORS / "gce"
@@ -155,3 +167,68 @@ def test_a_cloud_machines_certificate_leads_to_its_root() -> None:
     root = parse_certificate((GCE / "ca-tpm_ek_root_1.cer").read_bytes())
     issuer = parse_certificate((GCE / "ca-tpm_ek_intermediate_2.crt").read_bytes())
     assert verify_path(certificate, (root,), (issuer,), NOW) == (certificate, issuer, root)
+
+
+def gce_certificate() -> Certificate:
+    return parse_certificate(trim_padding((GCE / "nonce9009.akcert.der").read_bytes() + bytes(3000)))
+
+
+def gce(name: str) -> Certificate:
+    return parse_certificate((GCE / name).read_bytes())
+
+
+def test_a_cloud_machines_certificate_is_that_of_the_key_that_quotes() -> None:
+    certificate = gce_certificate()
+    key = parse_public((GCE / "nonce9009.akpub.tpmt_public.bin").read_bytes())
+    assert check_ak_profile(certificate)[1] == "attestation key, as Google Compute Engine certifies it"
+    assert is_certified(certificate, key)
+    assert instance_name(certificate) == (
+        "gce:117478743145/google.com:wuale-gcp-testing/us-central1-a/cos-test/6797026933021542085"
+    )
+    other = parse_sized_public((SWTPM / "rsassa.ak.tpm2b_public.bin").read_bytes())
+    assert not is_certified(certificate, other)
+
+
+def test_a_cloud_machines_certificate_is_no_endorsement_certificate_and_no_other_way_round() -> None:
+    with pytest.raises(VerificationError) as caught:
+        check_ek_profile(gce_certificate())
+    assert (caught.value.step, caught.value.reason) == ("A9", "certificate-profile")
+    with pytest.raises(VerificationError) as caught:
+        check_ak_profile(parse_certificate(trim_padding((SWTPM / "ek-rsa.cert.der").read_bytes())))
+    assert (caught.value.step, caught.value.reason) == ("A9", "certificate-profile")
+
+
+def test_a_cloud_machines_certificate_leads_to_none_of_its_other_roots() -> None:
+    others = [
+        ((gce("ca-gcp_ek_ak_ca_root.crt"),), (gce("ca-gcp_ek_ak_ca_intermediate_v3.crt"),)),
+        ((gce("ca-tpm_ek_root_1.cer"),), (gce("ca-tpm_ek_intermediate_3.crt"),)),
+    ]
+    with pytest.raises(VerificationError) as caught:
+        find_path(gce_certificate(), others, NOW)
+    assert (caught.value.step, caught.value.reason) == ("A4", "certificate-path")
+    right = ((gce("ca-tpm_ek_root_1.cer"),), (gce("ca-tpm_ek_intermediate_2.crt"),))
+    way, path = find_path(gce_certificate(), [*others, right], NOW)
+    assert (way, len(path)) == (2, 3)
+
+
+def test_an_authority_of_a_cloud_without_lists_is_refused_where_they_are_asked_for() -> None:
+    path = (gce_certificate(), gce("ca-tpm_ek_intermediate_2.crt"), gce("ca-tpm_ek_root_1.cer"))
+    check_revocation(path, RevocationCheck((), False, path[1:], NOW))
+    with pytest.raises(VerificationError) as caught:
+        check_revocation(path, RevocationCheck((), True, path[1:], NOW))
+    assert (caught.value.step, caught.value.reason) == ("A7", "crl-missing")
+
+
+def test_the_cloud_machines_secure_boot_is_read_from_its_quoted_register() -> None:
+    log = parse_event_log((GCE / "nonce9009.eventlog.bin").read_bytes())
+    replayed = replay(log, HashAlgorithm.SHA256)
+    values = json.loads((GCE / "nonce9009.sha256.pcrs.json").read_text())["pcrs"]
+    assert replayed.values[7].hex == values["7"]
+    steps = Checklist({"E1": "", "E3": "", "E11": ""})
+    for step in ("E1", "E3"):
+        steps.run(step, lambda: (None, ""))
+    judge_secure_boot(steps, Policy(require_secure_boot=True), replayed)
+    first = replayed.events_of(7)[0]
+    assert parse_variable_data(first.data).name == "SecureBoot"
+    expected = set() if parse_variable_data(first.data).data == b"\x01" else {"secure-boot-off"}
+    assert {step.reason for step in steps.failed()} == expected
