@@ -269,9 +269,9 @@ def test_a_cdn_that_mixes_two_states_is_noticed(stage: Stage) -> None:
 
 
 def test_a_cdn_that_serves_an_old_manifest_in_place_of_the_new_one_is_noticed(stage: Stage) -> None:
-    (old,) = [path for path in (stage.house.path / "targets").rglob("*.42.dsse.json")]
+    (old,) = (stage.house.path / "targets").rglob("*.42.dsse.json")
     stage.house.add(next_release())
-    (new,) = [path for path in (stage.house.path / "targets").rglob("*.43.dsse.json")]
+    (new,) = (stage.house.path / "targets").rglob("*.43.dsse.json")
     stage.cdn.kept = {str(new.relative_to(stage.house.path)): old.read_bytes()[: new.stat().st_size]}
     stage.refused("other-content", "expected")
 
@@ -290,8 +290,9 @@ def test_a_repository_that_is_gone_is_no_verdict_and_no_other_way_is_taken(stage
     stage.answered()
     visits = len(stage.server.visits)
     shutil.rmtree(stage.house.path)
-    code, _screen = stage.person.calls(stage.server.url)
-    assert code != 0
+    code, screen = stage.person.calls(stage.server.url)
+    assert code == 1
+    assert "metadata/timestamp.json: expected the repository's metadata, got nothing there" in screen
     assert len(stage.server.visits) == visits
 
 

@@ -532,7 +532,7 @@ def test_a_rotation_is_kept_when_the_rest_of_the_refresh_fails(client: Client, w
     after = world.rotated(online=TufKey())
     files = after.files()
     del files["metadata/timestamp.json"]
-    with pytest.raises(VerificationError):
+    with pytest.raises(ChannelError, match="got nothing there"):
         client.sees(files).refresh()
     with pytest.raises(VerificationError) as caught:
         client.sees(world).refresh()  # the stolen key does not count any more

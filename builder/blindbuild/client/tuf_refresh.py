@@ -31,7 +31,7 @@ from tuf.ngclient.fetcher import FetcherInterface
 
 from blindbuild.client.tuf_keys import check_unique_keys
 from blindbuild.client.tuf_memory import FILES, HISTORY, read_workplace
-from blindbuild.errors import BlindbuildError, FormatError, VerificationError
+from blindbuild.errors import BlindbuildError, ChannelError, FormatError, VerificationError
 from blindbuild.formats.canonical import JsonValue, parse_json
 from blindbuild.formats.printable import visible
 from blindbuild.formats.tlog_tiles import ReadFile
@@ -267,13 +267,19 @@ class _Fetcher(FetcherInterface):
         """Give a file's bytes; the limit holds before they are in memory.
 
         Raises:
-            DownloadHTTPError: it is not there.
+            DownloadHTTPError: there is no such root.
+            ChannelError: anything else that is not there.
             VerificationError: it is not metadata of the role that its name says.
         """
         data = self._read(url, max_length)
-        if data is None:
-            raise DownloadHTTPError(f"{url} is not there", _MISSING)
         role = url.removesuffix(".json").rpartition("/")[2].rpartition(".")[2]
+        if data is None:
+            if role == Root.type:  # the workflow asks for the next root until there is none (5.3.2)
+                raise DownloadHTTPError(f"{url} is not there", _MISSING)
+            raise ChannelError(
+                f"{url}: expected the repository's metadata, got nothing there",
+                hint="name the address below which metadata/ and targets/ are served",
+            )
         _check_form(data, role, max_length)
         plain = f"{METADATA}/{role}.json"
         self.served[plain] = data
