@@ -31,6 +31,7 @@ class SealedMachine:
     gate: RunningGate
     launcher: FakeLauncher
     expectation: Expectation
+    trust: bytes
 
 
 @contextmanager
@@ -53,7 +54,12 @@ def sealed_machine(binary: Path, directory: Path, **config: object) -> Iterator[
                     config=CONFIG | {"profile": PROFILE} | config,
                     event_log=log_bytes(honest_boot()),
                 ) as gate:
-                    yield SealedMachine(gate, launcher, expectation(directory / "ca"))
+                    trust, published = trust_bytes(directory / "ca"), sealed_publisher()
+                    judged_by = Expectation(
+                        *(published.envelope, published.release, parse_trust(trust), TEST_POLICY),
+                        clock=lambda: LATER,
+                    )
+                    yield SealedMachine(gate, launcher, judged_by, trust)
                     assert gate.alive(), f"the gate ended with {gate.process.returncode}"
         finally:
             tpm.stop()
@@ -64,15 +70,11 @@ def sealed_publisher() -> Publisher:
     return world.sealed_publisher().but(release={"validUntil": "2037-01-01T00:00:00Z"})
 
 
-def expectation(authority: Path) -> Expectation:
-    """Return what judges a machine whose TPM has certificates of this authority."""
-    published = sealed_publisher()
-    trust = published.trust(
+def trust_bytes(authority: Path) -> bytes:
+    """Return a trust file that believes TPMs with certificates of this authority."""
+    return sealed_publisher().trust(
         test_tpm_roots=[(authority / "swtpm-localca-rootca-cert.pem").read_text()],
         test_tpm_intermediates=[(authority / "issuer.pem").read_text()],
-    )
-    return Expectation(
-        published.envelope, published.release, parse_trust(trust), TEST_POLICY, clock=lambda: LATER
     )
 
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
+import http.client
 import json
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from blindbuild.cli.main import main
 from blindbuild.client import AttestedConnection, Expectation, attest
+from blindbuild.client.attested_pool import AttestedPool
+from blindbuild.client.proxy import Proxy
+from blindbuild.client.proxy_access import Access
+from blindbuild.client.proxy_server import listen, serving
 from blindbuild.errors import ChannelError, VerificationError
 from blindbuild.verify import parse_session, session_bytes
 from tests.bad_inputs import record, refused, refusing
@@ -396,3 +404,68 @@ def test_plain_http_is_for_sealed_requests_only(machine: SealedMachine) -> None:
         with refusing("expected https://HOST or https://HOST:PORT", ChannelError):
             attest(middle.url, tls)
     assert middle.paths == []
+
+
+@pytest.fixture
+def published(machine: SealedMachine, tmp_path: Path) -> list[str]:
+    """What a user has on disk, as options."""
+    image = tmp_path / "image"
+    image.mkdir()
+    judged_by = machine.expectation
+    assert judged_by.release is not None
+    (image / "manifest.dsse.json").write_bytes(judged_by.envelope)
+    (image / "release.dsse.json").write_bytes(judged_by.release)
+    trust = image / "trust.json"
+    trust.write_bytes(machine.trust)
+    state = tmp_path / "state"
+    return ["--manifest", str(image), "--trust", str(trust), "--state", str(state), "--allow-test-tpm"]
+
+
+@pytest.mark.parametrize("tls", [ssl.TLSVersion.TLSv1_3, None], ids=["https", "http"])
+def test_the_command_line_talks_through_a_middle(
+    machine: SealedMachine, published: list[str], tmp_path: Path, tls: ssl.TLSVersion | None
+) -> None:
+    saved = tmp_path / "session.json"
+    with Middle(machine.gate.port, tls=tls) as middle:
+        called = CliRunner().invoke(
+            main, ["call", f"{middle.url}/v1/hello", "-d", CANARY.decode(), *published]
+        )
+        assert (called.exit_code, called.stdout) == (0, CANARY.decode())
+        assert CANARY not in middle.seen
+        words = ["verify", middle.url, *published, "--save", str(saved), "--json"]
+        done = CliRunner().invoke(main, words)
+        assert (done.exit_code, json.loads(done.stdout)["accepted"]) == (0, True)
+    again = CliRunner().invoke(main, ["verify", str(saved), "--recorded", *published])
+    assert again.exit_code == 0, again.output
+    assert "what is sent opens inside the attested image only" in again.stdout
+
+
+@pytest.mark.bad_input(125)
+def test_the_command_line_says_that_somebody_put_in_a_key(
+    machine: SealedMachine, published: list[str]
+) -> None:
+    own = X25519PrivateKey.generate().public_key()
+    spki = base64.b64encode(own.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
+    with Middle(machine.gate.port, on_evidence(lambda answer: answer | {"hpkeKey": spki})) as middle:
+        called = CliRunner().invoke(main, ["call", f"{middle.url}/v1/hello", "-d", "Ada", *published])
+    assert isinstance(called.exception, VerificationError)
+    assert "put a key of its own in the place of the machine's" in (called.exception.hint or "")
+    record("C3:other-hpke-key")
+
+
+def test_programs_that_know_nothing_of_it_go_through_the_local_proxy(machine: SealedMachine) -> None:
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    with (
+        Middle(machine.gate.port) as middle,
+        contextlib.closing(AttestedPool(middle.url, machine.expectation, timeout_s=20)) as pool,
+        serving(Proxy(pool, Access("127.0.0.1", port)), listener, same_user_only=True),
+        contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as program,
+    ):
+        for body in (CANARY, b"again"):
+            program.request("POST", "/v1/hello", body, {"Authorization": "Bearer secret-of-the-program"})
+            answer = program.getresponse()
+            assert (answer.status, answer.read()) == (200, body)
+        assert CANARY not in middle.seen
+        assert b"secret-of-the-program" not in middle.seen
+        assert middle.paths == [ENDORSEMENT, EVIDENCE, SEALED, SEALED]
