@@ -463,6 +463,7 @@ def test_a_repository_without_consistent_snapshots_is_refused(tmp_path: Path) ->
     assert caught.value.reason == "not-consistent"
 
 
+@pytest.mark.parametrize("seen", [False, True])
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -476,12 +477,16 @@ def test_a_repository_without_consistent_snapshots_is_refused(tmp_path: Path) ->
         (lambda data: b"[" * 10_000, "malformed"),
         (lambda data: data.replace(b"1.0.33", b"2.0.0"), "malformed"),
         (lambda data: data.replace(b'"sig": "', b'"sig": "zz', 1), "not-signed"),
+        (lambda data: b'{"signed": {"_type": "timestamp", "version": 1}}', "malformed"),
+        (lambda data: b'{"signatures": [{}], "signed": {"_type": "timestamp", "version": 1}}', "malformed"),
     ],
 )
 def test_metadata_that_is_no_metadata_is_refused(
-    client: Client, world: TufWorld, damage: Callable[[bytes], bytes], reason: str
+    client: Client, world: TufWorld, damage: Callable[[bytes], bytes], reason: str, seen: bool
 ) -> None:
     files = world.files()
+    if seen:
+        client.sees(files).refresh()
     damaged = damage(files[TIMESTAMP])
     assert damaged != files[TIMESTAMP]
     with pytest.raises(VerificationError) as caught:
@@ -501,13 +506,23 @@ def test_when_a_timestamp_was_signed_is_read_and_must_be_a_time(client: Client, 
     assert caught.value.reason == "malformed"
 
 
+@pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b"{}", b'{"signed":{}}', b'{"signed":{"_type":"x"}}'])
 @pytest.mark.parametrize("place", ["timestamp.json", "seen.json", "root_history/2.root.json"])
-def test_damaged_memory_is_never_first_use(client: Client, world: TufWorld, place: str) -> None:
+def test_damaged_memory_is_never_first_use(
+    client: Client, world: TufWorld, place: str, damaged: bytes
+) -> None:
     client.sees(world.rotated()).refresh()
-    (client.memory() / place).write_bytes(b"{")
+    (client.memory() / place).write_bytes(damaged)
     with pytest.raises(BlindbuildError, match=place) as caught:
         client.repository().refresh()
     assert not isinstance(caught.value, VerificationError)
+
+
+def test_memory_that_is_half_damaged_is_never_first_use(client: Client, world: TufWorld) -> None:
+    client.sees(world).refresh()
+    (client.memory() / "timestamp.json").write_bytes(b'{"signed":{"_type":"timestamp","version":1}}')
+    with pytest.raises(BlindbuildError, match="no TUF metadata any more"):
+        client.sees(world.later()).refresh()
 
 
 def test_who_remembers_nothing_still_holds_what_was_seen_against_it(client: Client, world: TufWorld) -> None:

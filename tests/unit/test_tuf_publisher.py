@@ -179,6 +179,14 @@ def test_files_that_do_not_belong_together_are_not_listed(house: House) -> None:
         house.publisher.add([broken], house.everybody, channel="stable")
 
 
+def test_a_release_that_was_signed_for_another_channel_is_not_listed(house: House) -> None:
+    made = Publisher(house.releases[0])
+    published = Published(made.envelope, made.release, None, None, (), "here")
+    with pytest.raises(UsageError, match="signed for channel nightly, got one for stable"):
+        house.publisher.add([NewRelease(published)], house.everybody, channel="nightly")
+    assert house.publisher.add([NewRelease(published)], house.everybody, channel="stable").published
+
+
 def test_two_of_two_release_keys_sign_one_after_the_other(tmp_path: Path) -> None:
     house = House(tmp_path, threshold=2).begin()
     client = house.client()

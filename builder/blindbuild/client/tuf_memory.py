@@ -15,7 +15,7 @@ from pathlib import Path
 from blindbuild.client.state import StateStore, locked, read_if_there, replace_file
 from blindbuild.digest import Digest
 from blindbuild.errors import BlindbuildError, FormatError
-from blindbuild.formats.canonical import canonical_bytes, parse_canonical, parse_json
+from blindbuild.formats.canonical import JsonValue, canonical_bytes, parse_canonical, parse_json
 from blindbuild.formats.fields import Fields
 from blindbuild.manifest.rfc3339 import format_time, parse_time
 
@@ -88,10 +88,13 @@ class TufFolder:
         return found
 
     def _check(self, place: str, data: bytes) -> None:
+        role = place.removesuffix(".json").rpartition("/")[2].rpartition(".")[2]
         try:
-            parse_json(data, max_bytes=MAX_METADATA)
+            found = read_type(parse_json(data, max_bytes=MAX_METADATA))
         except FormatError as error:
             raise BlindbuildError(f"{self._path / place}: {error.message}", hint=_HINT) from error
+        if found != role:
+            raise BlindbuildError(f"{self._path / place}: expected metadata of role {role}", hint=_HINT)
 
     def seen(self) -> int | None:
         """Return when the last refresh went well, in seconds since 1970, or None at first use.
@@ -139,6 +142,12 @@ class TufFolder:
                 self._write(path.name, data)
             kept.append(path)
         return tuple(kept)
+
+
+def read_type(value: JsonValue) -> JsonValue:
+    """Return which role metadata says it is of, or None."""
+    signed = value.get("signed") if isinstance(value, dict) else None
+    return signed.get("_type") if isinstance(signed, dict) else None
 
 
 @contextlib.contextmanager

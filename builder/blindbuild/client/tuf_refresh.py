@@ -30,7 +30,7 @@ from tuf.ngclient import Updater, UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 
 from blindbuild.client.tuf_keys import check_unique_keys
-from blindbuild.client.tuf_memory import FILES, HISTORY, read_workplace
+from blindbuild.client.tuf_memory import FILES, HISTORY, read_type, read_workplace
 from blindbuild.errors import BlindbuildError, ChannelError, FormatError, VerificationError
 from blindbuild.formats.canonical import JsonValue, parse_json
 from blindbuild.formats.printable import visible
@@ -293,10 +293,9 @@ def _check_form(data: bytes, role: str, limit_bytes: int) -> None:
     except FormatError as error:
         raise VerificationError(f"{role}.json: {error.message}", step="M1", reason="malformed") from error
     signed = value.get("signed") if isinstance(value, dict) else None
-    if not isinstance(signed, dict) or signed.get("_type") != role:
-        kind = signed.get("_type") if isinstance(signed, dict) else None
+    if not isinstance(signed, dict) or read_type(value) != role:
         raise VerificationError(
-            f"{role}.json: expected metadata of role {role}, got {visible(repr(kind)[:40])}",
+            f"{role}.json: expected metadata of role {role}, got {visible(repr(read_type(value))[:40])}",
             step="M1",
             reason="other-role",
         )
@@ -323,7 +322,14 @@ def _check_version(entry: JsonValue, role: str) -> None:
 
 
 def _compare(place: str, role: str, root: Root, versions: tuple[bytes, bytes]) -> None:
-    old, new = (_load(_ROLES[role], data) for data in versions)
+    try:
+        old = _load(_ROLES[role], versions[0])
+    except RepositoryError as error:
+        raise BlindbuildError(f"{place}: what is remembered is no TUF metadata any more") from error
+    try:
+        new = _load(_ROLES[role], versions[1])
+    except RepositoryError:
+        return  # what was served is no metadata; the workflow has refused it
     if old.signed.version != new.signed.version or old.signed_bytes == new.signed_bytes:
         return
     for metadata in (old, new):

@@ -12,7 +12,7 @@ from blindbuild.client.tuf_keys import check_unique_keys, release_keys
 from blindbuild.digest import Digest
 from blindbuild.errors import BuildError, FormatError, UsageError, VerificationError
 from blindbuild.formats.dsse import parse_envelope, verify_envelope
-from blindbuild.manifest import STATEMENT_PAYLOAD_TYPE, parse_statement
+from blindbuild.manifest import STATEMENT_PAYLOAD_TYPE, parse_release, parse_statement
 from blindbuild.manifest.revoked import Revocation, parse_revoked, revoked_bytes
 from blindbuild.manifest.tuf import LOG_POLICY, REVOKED, ReleaseName, release_of
 from blindbuild.publish.directory import check_publishable
@@ -63,6 +63,7 @@ class Content:
             BuildError: files that do not belong together.
         """
         check_publishable(release.published)
+        _check_channel(release.published, channel)
         name, statement = _name(release.published.envelope, channel)
         self._check_new(name, statement)
         self._remove(name)
@@ -171,6 +172,18 @@ class Content:
 
     def _bytes(self, entry: TargetFile) -> bytes:
         return self._files.read_target(entry.path, entry.hashes["sha256"])
+
+
+def _check_channel(published: Published, channel: str) -> None:
+    # clients that follow a repository do not read it; but whoever signed it meant one line of releases
+    if published.release is None:
+        return
+    meant = parse_release(parse_envelope(published.release).payload).channel
+    if meant != channel:
+        raise UsageError(
+            f"{published.source}: expected a release signed for channel {channel}, got one for {meant}",
+            hint=f"pass --channel {meant}, or sign it for {channel}",
+        )
 
 
 def _name(manifest: bytes, channel: str) -> tuple[ReleaseName, Digest]:
