@@ -20,6 +20,7 @@ from tests.fuzz.targets import Target
 
 CORPUS = Path(__file__).parent / "corpus"
 MAX_POOL = 512  # inputs that are mutated further; the newest are kept
+MIN_MUTATIONS = 8  # of a slow target, however short the time
 MAX_INPUT = 1 << 22  # bytes; what the seeds need
 _INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 _FRAMES = 3  # of an error's way up: readers raise in one place for many callers
@@ -71,7 +72,8 @@ def fuzz(
     for data in corpus(target):
         _try(target, data, found)
         pool.append(data)
-    while clock() < end:
+    least = found.runs + MIN_MUTATIONS
+    while clock() < end or found.runs < least:
         data = mutate(generator.choice(pool), pool, generator)
         if _try(target, data, found):
             pool = [*pool, data][-MAX_POOL:]

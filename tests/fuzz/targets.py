@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from blindbuild.audit.filter_paths import find_ways
@@ -49,7 +50,7 @@ from blindbuild.formats.devicepath import parse_image_load, parse_load_option
 from blindbuild.formats.dsse import parse_envelope
 from blindbuild.formats.efivars import pack_load_option, read_variables
 from blindbuild.formats.eif import EifArchitecture, EifPart, SectionType, read_eif, write_eif
-from blindbuild.formats.eif_signature import parse_eif_signature
+from blindbuild.formats.eif_signature import parse_eif_signature, sign_eif
 from blindbuild.formats.fat import read_fat, write_fat
 from blindbuild.formats.firmware_volume import find_dxe_volume
 from blindbuild.formats.gpt import parse_gpt, write_gpt_disk
@@ -87,6 +88,7 @@ from blindbuild.measure.uki import measure_uki
 from blindbuild.publish import load_certificates, load_rsa_key, parse_key_uri, sign_boot_image
 from blindbuild.verify import parse_session, session_bytes
 from blindbuild.verify.explain import describe_event, explain_logs
+from tests.fakes.authorities import make_root
 from tests.fakes.channels import closed_ledger, ledger_bytes
 from tests.fakes.deb import make_ar, make_deb, make_tar, tar_file
 from tests.fakes.nitro_enclave import document, fields, hypervisor
@@ -98,6 +100,7 @@ from tests.fakes.snp_machine import SnpMachine, Versions, roots_file, snp_produc
 from tests.fakes.tdx_platform import answer, intel, qe_identity, quote, tcb_info, td_report
 from tests.fakes.variable_store import empty_store
 from tests.fakes.world import authority, publisher, session, tpm
+from tests.fuzz.client_targets import CLIENT_TARGETS
 from tests.fuzz.link_targets import LINK_TARGETS
 from tests.fuzz.log_targets import LOG_TARGETS
 from tests.fuzz.sealed_targets import SEALED_TARGETS
@@ -259,6 +262,12 @@ def _eifs() -> list[bytes]:
     return [b"".join(write_eif(parts, EifArchitecture.X86_64))]
 
 
+def _eif_signatures() -> list[bytes]:
+    signer = make_root("eif", ec.generate_private_key(ec.SECP384R1()), hashes.SHA384())
+    pcr0 = Digest.zero(SHA384)
+    return [sign_eif(pcr0, key=signer.key, certificate_pem=signer.pem.encode())]
+
+
 def _gpts() -> list[bytes]:
     disk = write_gpt_disk(bytes(512), disk_id=uuid.UUID(int=1), partition_id=uuid.UUID(int=2), name="x")
     return [disk[: 34 * 512]]  # up to the first partition
@@ -402,7 +411,7 @@ TARGETS = (
     Target("command-line", decode_command_line, lambda: ["quiet \u00e9\u20ac\U0001f600".encode()]),
     Target("key-uri", _read_key_uri, _key_uris),
     Target("eif", lambda data: read_eif(BytesSource(data)), _eifs),
-    Target("eif-signature", parse_eif_signature, lambda: [bytes.fromhex("81a16161f6")]),
+    Target("eif-signature", parse_eif_signature, _eif_signatures),
     Target("cbor", decode_cbor, lambda: [bytes.fromhex("a261610161628241004101")]),
     Target("cose", parse_sign1, _signed_eif),
     Target("ovmf", _read_ovmf, _ovmf_images),
@@ -428,6 +437,7 @@ TARGETS = (
     *(Target(*one) for one in LINK_TARGETS),
     *(Target(*one) for one in LOG_TARGETS),
     *(Target(*one) for one in SEALED_TARGETS),
+    *(Target(*one) for one in CLIENT_TARGETS),
     Target(
         "amd-certificate",
         lambda data: read_endorsed_key(parse_certificate(data)),
