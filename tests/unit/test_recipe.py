@@ -172,6 +172,18 @@ def test_dhcp_is_an_address(folder: Path) -> None:
     assert (recipe.network.address, recipe.network.port) == (None, 8443)
 
 
+def test_the_channel_is_tls_unless_the_recipe_says_that_somebody_else_ends_it(folder: Path) -> None:
+    tls = load_recipe(folder)
+    assert tls.network.channel == "tls-spki-quote-v1"
+    assert "channel:" not in render_recipe(tls)  # so that the lock of a recipe without one holds
+    (folder / "recipe.yaml").write_text(GOOD + "  channel: hpke-quote-v1\n")
+    sealed = load_recipe(folder)
+    assert sealed.network.channel == "hpke-quote-v1"
+    assert "channel: hpke-quote-v1" in render_recipe(sealed)
+    assert sealed.checksum != tls.checksum
+    assert sealed.network.address == tls.network.address
+
+
 def test_stub_and_firmware_can_come_from_another_suite(folder: Path) -> None:
     (folder / "recipe.yaml").write_text(GOOD + "boot: {stub: bookworm}\n")
     recipe = load_recipe(folder)

@@ -50,6 +50,13 @@ MISTAKES = [
     ("name: hello", "name: 'hello", "1:7", "not valid YAML: found unexpected end of stream", "indent"),
     ("name: hello", "name: a\x01", "1:8", "not valid YAML: control characters are not allowed", None),
     ("name: hello", "? [a]\n: b", "1:3", "expected a word as key, got a list or a table", None),
+    (
+        "router: 10.0.2.2}",
+        "router: 10.0.2.2}\n  channel: hpke-quote-v2",
+        "12:12",
+        "network.channel: expected `tls-spki-quote-v1` or `hpke-quote-v1`, got `hpke-quote-v2`",
+        "did you mean `hpke-quote-v1`?",
+    ),
     ("version: 1.0.0", "version: 1.0", "2:10", "got `1.0`, which YAML reads as the number 1.0", "in quotes"),
     ("sequence: 1", "sequence: 010", "3:11", "got `010`, which YAML reads as the number 8", "decimal digits"),
     ("sequence: 1", "sequence: 1_0", "3:11", "got `1_0`, which YAML reads as the number 10", "decimal"),

@@ -123,9 +123,12 @@ def test_init_conf_is_rendered_line_by_line() -> None:
 
 def test_gate_json_is_rendered_as_in_the_contract() -> None:
     assert GATE.render() == (
-        b'{"version":1,"profile":"tls-spki-quote-v1","routes":["/v1/hello"],"maxRequestBytes":1048576,"maxResponseBytes":1048576,'
-        b'"seconds":30,"concurrency":4}'
+        b'{"version":1,"profile":"tls-spki-quote-v1","routes":["/v1/hello"],"maxRequestBytes":1048576,'
+        b'"maxResponseBytes":1048576,"seconds":30,"concurrency":4}'
     )
+    assert b'"profile":"hpke-quote-v1"' in replace(GATE, profile="hpke-quote-v1").render()
+    with pytest.raises(BuildError, match=r"gate\.json: expected tls-spki-quote-v1 or hpke-quote-v1"):
+        replace(GATE, profile="hpke-quote-v2")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ class AcceptedSession:
     """A session that passed every step; `appraise` is the only way to one.
 
     Attributes:
-        spki: DER SubjectPublicKeyInfo of the TLS key that was attested.
+        spki: DER SubjectPublicKeyInfo of the key that was attested: of TLS, or the one that requests are
+            sealed to.
         attestation_key: its TPM name.
         live: the exchange was this client's own, just now; false for a recorded one, which proves nothing
             about now.
