@@ -17,13 +17,12 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="all modules that judge")
     parser.add_argument("--jobs", type=int, default=1, help="child processes at a time")
     parser.add_argument("--tests", nargs="+", help="the test files that may notice")
-    parser.add_argument("--every", type=int, default=1, help="try only one in so many")
     chosen = parser.parse_args()
     results = []
     if chosen.steps:
         results.append(run_steps(jobs=chosen.jobs, tests=chosen.tests))
     paths = MODULES if chosen.all else chosen.paths
-    results += [run_module(path, jobs=chosen.jobs, tests=chosen.tests, every=chosen.every) for path in paths]
+    results += [run_module(path, jobs=chosen.jobs, tests=chosen.tests) for path in paths]
     for result in results:
         sys.stdout.write(f"\n{result.summary}\n")
         sys.stdout.writelines(f"survived: {key}\n" for key in result.unexplained)

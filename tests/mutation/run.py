@@ -23,7 +23,8 @@ MODULES = tuple(
     if not _NOT_JUDGING.fullmatch(path.stem)
 )
 _SUITES = ("unit", "property", "vectors")
-# whole sessions, judged as a client judges them
+# whole sessions, judged as a client judges them; and whatever else judges one, for what these did not notice
+_WORLD = re.compile(r"fakes\.(?:world|log_world|tuf\w*)\b")
 _JUDGES = tuple(
     f"tests/unit/test_{name}.py"
     for name in ("appraise", "bad_inputs_manifest", "bad_inputs_quote", "log_bad_inputs")
@@ -69,23 +70,33 @@ def files_about(path: str) -> list[str]:
     dotted = "blindbuild." + path[:-3].replace("/", ".")
     package, _, name = dotted.rpartition(".")
     mentions = re.compile(rf"{re.escape(dotted)}\b|from {re.escape(package)} import [^#]*\b{name}\b")
+    return sorted({*_files_with(mentions), *(_JUDGES if path.startswith("verify/") else ())})
+
+
+def _files_with(pattern: re.Pattern[str]) -> list[str]:
     files = sorted(file for suite in _SUITES for file in (ROOT / "tests" / suite).glob("test_*.py"))
-    about = [str(file.relative_to(ROOT)) for file in files if mentions.search(file.read_text())]
-    return sorted({*about, *(_JUDGES if path.startswith("verify/") else ())})
+    return [str(file.relative_to(ROOT)) for file in files if pattern.search(file.read_text())]
 
 
-def run_module(path: str, *, jobs: int = 1, tests: Sequence[str] | None = None, every: int = 1) -> Result:
-    """Try the mutants of a module.
+def run_module(path: str, *, jobs: int = 1, tests: Sequence[str] | None = None) -> Result:
+    """Try the mutants of a module; those that its own tests miss are shown to everything that judges.
 
     Args:
         path: below the package.
         jobs: child processes at a time.
-        tests: the files that may notice; `files_about` the module when None.
-        every: try only one in so many.
+        tests: the files that may notice, and no others; by default those that `files_about` gives, then all.
     """
     module = read_module(path)
-    engine = Engine(module.mutants[::every], module.noted, jobs)
-    _run(engine, files_about(path) if tests is None else tests)
+    first = files_about(path) if tests is None else list(tests)
+    engine = Engine(module.mutants, module.noted, jobs)
+    _run(engine, first)
+    rest = [change for change in engine.survivors if change.key not in equivalents()]
+    more = sorted(set(_files_with(_WORLD)) - set(first)) if tests is None else []
+    if rest and more:
+        again = Engine(rest, module.noted, jobs)
+        _run(again, more)
+        engine.survivors = [c for c in engine.survivors if c not in rest] + again.survivors
+        engine.killed += again.killed
     return _result(path, engine)
 
 
