@@ -19,6 +19,7 @@ from blindbuild.cli.booting import READY_TIMEOUT_S, gate_answers
 from blindbuild.errors import MachineError
 from blindbuild.machine.machine import Machine
 from blindbuild.verify import Policy, RecordedSession, appraise, session_bytes
+from tests.benchmarks.imports import bench_imports
 from tests.benchmarks.ledger import bench_ledger
 from tests.benchmarks.measure import bench_measure
 from tests.boot.lab import ROOT, ROUTE, Lab
@@ -162,6 +163,7 @@ def bench_machine(lab: Lab, image: Path) -> None:
 def main() -> None:
     """Run every benchmark."""
     with scratch() as place:
+        bench_imports(say)
         bench_measure(place, say, lambda run: best_of(run, 3))
         lab = Lab(place)
         bench_builds(lab, place)
