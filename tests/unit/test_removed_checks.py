@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from blindbuild.digest import HashAlgorithm
+from blindbuild.errors import EnvelopeError, FormatError
+from blindbuild.formats.dsse import SignerKey, parse_envelope
 from blindbuild.formats.tpm2 import Algorithm
 from blindbuild.formats.tpmkey import EccKey, PublicArea, RsaKey, Scheme, parse_sized_public
+from blindbuild.publish import generate_key
 from blindbuild.verify.checklist import Checklist
 from blindbuild.verify.quote import judge_signature
 from tests.bad_inputs import refused
@@ -79,3 +87,54 @@ def test_a_refused_selection_is_shown_in_ranges() -> None:
     shape = QuoteShape(selections=((11, b"\xff\x01\x80"),))
     appraisal = judge(session(tpm().but(shape=shape)))
     refused(appraisal, "Q8:selection-registers", saying="expected registers 0-23, got 0-8,23")
+
+
+# --- formats/dsse.py
+
+TYPE = "application/vnd.in-toto+json"
+
+
+def p256_spki(*, compressed: bool = False) -> tuple[ec.EllipticCurvePrivateKey, bytes]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    if not compressed:
+        return key, key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    # RFC 5480, 2: id-ecPublicKey on secp256r1, the point in a BIT STRING
+    algorithm = bytes.fromhex("301306072a8648ce3d020106082a8648ce3d030107")
+    bits = b"\x03" + bytes((len(point) + 1,)) + b"\0" + point
+    return key, b"\x30" + bytes((len(algorithm) + len(bits),)) + algorithm + bits
+
+
+def test_a_p_256_key_counts_by_its_two_numbers_of_32_bytes() -> None:
+    private, spki = p256_spki()
+    key = SignerKey.from_spki(spki)
+    r, s = decode_dss_signature(private.sign(b"m", ec.ECDSA(hashes.SHA256())))
+    numbers = r.to_bytes(32, "big") + s.to_bytes(32, "big")
+    assert key.accepts(numbers, b"m") is True
+    for signature, message in ((numbers, b"n"), (numbers + b"\0", b"m"), (numbers[:63], b"m"), (b"", b"m")):
+        assert key.accepts(signature, message) is False
+
+
+def test_an_ed25519_key_refuses_what_it_did_not_sign() -> None:
+    signer = generate_key()
+    assert signer.public.accepts(signer.sign(b"m"), b"m") is True
+    assert signer.public.accepts(signer.sign(b"m"), b"n") is False
+
+
+def test_a_key_has_one_encoding() -> None:
+    _, spki = p256_spki(compressed=True)
+    with pytest.raises(FormatError, match="the canonical encoding of the key"):
+        SignerKey.from_spki(spki)
+
+
+@pytest.mark.parametrize("document", [b"[]", b"1", b'"x"', b"null"])
+def test_an_envelope_is_an_object(document: bytes) -> None:
+    with pytest.raises(EnvelopeError, match="envelope: expected an object"):
+        parse_envelope(document)
+
+
+@pytest.mark.parametrize("text", ["+_==", "A+-A", "AA==AA==", "AAA\\n", " AAA", "AAAA\u00e9"])
+def test_base64_of_two_alphabets_is_none(text: str) -> None:
+    value = {"payloadType": TYPE, "payload": text.replace("\\n", "\n"), "signatures": [{"sig": ""}]}
+    with pytest.raises(EnvelopeError, match="base64 in one alphabet, without white space"):
+        parse_envelope(json.dumps(value).encode())
