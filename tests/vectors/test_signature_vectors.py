@@ -13,19 +13,21 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from blindbuild.digest import HashAlgorithm
-from blindbuild.errors import EnvelopeError, FormatError
+from blindbuild.errors import EnvelopeError, FormatError, TlogError
 from blindbuild.formats.dsse import (
     SignerKey,
     parse_envelope,
     pre_authentication_encoding,
     verify_envelope,
 )
+from blindbuild.formats.note import ED25519, accepts_ed25519, make_vkey
 from blindbuild.formats.tpm2 import Algorithm
-from blindbuild.formats.tpmkey import EccKey, PublicArea, Scheme
+from blindbuild.formats.tpmkey import EccKey, PublicArea, RsaKey, Scheme
 from blindbuild.verify.checklist import Checklist
+from blindbuild.verify.ecdsa import verify_p256
 from blindbuild.verify.quote import judge_signature
 from tests.fakes.software_tpm import sized
 
@@ -92,6 +94,81 @@ def test_ecdsa_agrees_with_wycheproof_as_a_tpm_would_carry_it() -> None:
             assert steps.passed("Q2") == (case["result"] == "valid"), case
             judged += 1
     assert judged >= 200
+
+
+def numbers_of(der: bytes) -> tuple[int, int] | None:
+    """r and s of a signature in minimal DER that 32 bytes each can hold, or None."""
+    try:
+        r, s = decode_dss_signature(der)
+        minimal = encode_dss_signature(r, s) == der
+    except (ValueError, OverflowError):
+        return None
+    return (r, s) if minimal and 0 <= r < 1 << 256 and 0 <= s < 1 << 256 else None
+
+
+def test_ecdsa_agrees_with_wycheproof_as_two_numbers_of_32_bytes() -> None:
+    # as a release key's signature in an envelope, and as Intel writes them
+    judged = 0
+    for group in groups("ecdsa_secp256r1_sha256_test.json"):
+        spki = bytes.fromhex(group["publicKeyDer"])
+        key, parsed = SignerKey.from_spki(spki), load_der_public_key(spki)
+        for case in group["tests"]:
+            numbers = numbers_of(bytes.fromhex(case["sig"]))
+            if numbers is None:
+                assert case["result"] == "invalid"
+                continue
+            signature = b"".join(number.to_bytes(32, "big") for number in numbers)
+            message, valid = bytes.fromhex(case["msg"]), case["result"] == "valid"
+            assert key.accepts(signature, message) == valid, case
+            assert verify_p256(parsed, signature, message) == valid, case
+            judged += 1
+    assert judged >= 200
+
+
+def test_der_signatures_of_wycheproof_are_none_of_an_envelopes() -> None:
+    for group in groups("ecdsa_secp256r1_sha256_test.json"):
+        key = SignerKey.from_spki(bytes.fromhex(group["publicKeyDer"]))
+        for case in group["tests"]:
+            der = bytes.fromhex(case["sig"])
+            assert not key.accepts(der, bytes.fromhex(case["msg"])) or len(der) == 64
+
+
+def test_rsa_agrees_with_wycheproof_as_a_tpm_would_carry_it() -> None:
+    judged = 0
+    for group in groups("rsa_signature_2048_sha256_test.json"):
+        key = group["publicKey"]
+        modulus, exponent = bytes.fromhex(key["modulus"]).lstrip(b"\0"), int(key["publicExponent"], 16)
+        scheme = Scheme(Algorithm.RSASSA, HashAlgorithm.SHA256.tpm_id)
+        area = PublicArea(0x000B, 0x00050072, b"", None, scheme, RsaKey(2048, exponent, modulus))
+        for case in group["tests"]:
+            steps = Checklist()
+            judge_signature(
+                steps,
+                public=area,
+                raw_quote=bytes.fromhex(case["msg"]),
+                raw_signature=b"\x00\x14\x00\x0b" + sized(bytes.fromhex(case["sig"])),
+                needs=(),
+            )
+            # the "acceptable" one lacks the NULL of its algorithm identifier, which no TPM leaves out
+            assert steps.passed("Q2") == (case["result"] == "valid"), case
+            judged += 1
+    assert judged >= 250
+
+
+def test_ed25519_of_notes_agrees_with_wycheproof() -> None:
+    judged = 0
+    for group in groups("ed25519_test.json"):
+        public = bytes.fromhex(group["publicKey"]["pk"])
+        try:
+            key = make_vkey("example.com/log", ED25519, public)
+        except TlogError:
+            assert all(case["result"] != "valid" for case in group["tests"])
+            continue
+        for case in group["tests"]:
+            accepted = accepts_ed25519(key, bytes.fromhex(case["sig"]), bytes.fromhex(case["msg"]))
+            assert accepted == (case["result"] == "valid"), case
+            judged += 1
+    assert judged >= 100
 
 
 @pytest.fixture
