@@ -101,6 +101,7 @@ def test_a_policy_file_is_what_is_asked_for(server: Server, image: Path, tmp_pat
     assert plain["policy"]["requireClosed"] == ["disk"]
     assert plain["expires"] == format_time(NOW + 60)
     assert plain["record"]["manifest"] == Digest.sha256(BY.envelope).hex
+    assert plain["record"]["server"] == server.url
     assert plain["record"]["attestationKey"] == tpm().ak_name.hex()
     strict = policy(tmp_path, allowTestTpm=True, requireSecureBoot=True)
     error = refusal(verify(server.url, tmp_path, "--manifest", image, "--policy", strict, lenient=False))
@@ -217,6 +218,7 @@ def test_a_manifest_beside_a_bundle_counts_instead_of_its_own(
     ("more", "message"),
     [
         (("--offline-audit",), "expected --recorded"),
+        (("--recorded", "--save", "again.json"), "--save: expected a server"),
         (("--recorded", "--at-time", THEN), "expected --offline-audit"),
         (("--recorded", "--offline-audit", "--at-time", "yesterday"), "--at-time: "),
     ],

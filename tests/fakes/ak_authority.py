@@ -69,6 +69,11 @@ class AkAuthority:
         pems = [each.public_bytes(Encoding.PEM).decode() for each in (self.root, self.issuer)]
         return {"ak_roots": pems[:1], "ak_intermediates": pems[1:]}
 
+    def certificate_of(self, name: x509.Name, key, *, serial: int) -> str:
+        """Another certificate (PEM) of an authority below the root."""
+        made = self._authority(name, key, IssuerRules(), serial)
+        return made.public_bytes(Encoding.PEM).decode()
+
     def issue(self, key, profile: AkProfile = AkProfile(), *, serial: int = 77) -> bytes:
         """The certificate (DER) of an attestation key."""
         builder = self._begin(

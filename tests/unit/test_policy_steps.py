@@ -25,6 +25,7 @@ from tests.fakes.world import (
     session,
     tpm,
     with_endorsement,
+    with_evidence,
 )
 from tests.unit.test_ak_certificates import instance
 
@@ -74,12 +75,24 @@ def test_a_genuine_machine_that_nobody_named_is_refused(machines: AllowedMachine
     refused(judge.but(policy=asking(machines=machines))(session()), "A10:machine-not-allowed")
 
 
-def test_an_endorsement_key_that_opened_no_credential_is_not_looked_up() -> None:
+def test_a_name_in_a_certificate_that_nobody_judged_is_not_looked_up() -> None:
+    forged = AkAuthority().issue(tpm().ak.public_key(), AkProfile(extended=(TCG_EK,), instance=instance()))
+    policy = asking(machines=AllowedMachines(instances=frozenset({"gce:7/p/z/m/9"})))
+    made = with_endorsement(session(), ak_certificate=forged)
+    refused(judge.but(policy=policy)(made), "A10:machine-not-shown")
+    pinned = parse_trust(publisher().trust(attestation_keys=[tpm().ak_public]))
+    made = with_endorsement(session(credential=False), ak_certificate=forged)
+    refused(judge.but(trust=pinned, policy=policy)(made), "A10:machine-not-shown")
+
+
+def test_an_endorsement_key_is_not_looked_up_where_no_credential_shows_it() -> None:
     pinned = parse_trust(publisher().trust(attestation_keys=[tpm().ak_public]))
     machines = AllowedMachines(endorsement_keys=frozenset({ek_name()}))
     appraisal = judge.but(trust=pinned, policy=Policy(machines=machines))(session(credential=False))
-    assert appraisal.verdict is None
-    assert step(appraisal, "A10").detail == "not reached: needs A8"
+    refused(appraisal, "A10:machine-not-shown")
+    without = judge.but(policy=asking(machines=machines))(with_evidence(session(), activated_secret=None))
+    refused(without, "A8:credential-missing")
+    assert step(without, "A10").detail == "not reached: needs A8"
 
 
 def test_a_certified_machine_is_known_by_its_name() -> None:
@@ -280,7 +293,8 @@ def test_a_verifier_that_breaks_between_its_steps_refuses(monkeypatch: pytest.Mo
     def broken(*_arguments: object, **_more: object) -> None:
         raise MemoryError("with a secret in its text")
 
-    monkeypatch.setattr(sys.modules["blindbuild.verify.appraise"], "_accept", broken)
+    monkeypatch.setattr(sys.modules["blindbuild.verify.appraise"], "_appraisal", broken)
+    assert published_by(TEST_POLICY).reasons == {"C7:internal-error"}
     appraisal = judge(session())
     refused(appraisal, "C7:internal-error", saying="MemoryError")
     assert "secret" not in str(appraisal.to_json())

@@ -10,8 +10,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from blindbuild.errors import VerificationError
+from blindbuild.formats.certificate import parse_certificate, parse_pem_certificate
 from blindbuild.manifest import parse_trust
 from blindbuild.verify import Outcome, Policy
+from blindbuild.verify.revocation import RevocationCheck, check_revocation
 from tests.bad_inputs import refused
 from tests.fakes.ak_authority import AkAuthority, CrlShape, IssuerRules, make_crl
 from tests.fakes.damage import bit_flips, truncations
@@ -149,6 +152,20 @@ def test_a_pinned_key_needs_no_lists_and_a_test_root_needs_them_too() -> None:
     judge.but(trust=pinned, policy=policy)(session(credential=False)).accepted()
     both = Policy(require_crls=True, allow_test_tpm=True)
     refused(judge.but(policy=both)(session()), "A7:crl-missing")
+
+
+def test_a_list_counts_for_every_certificate_of_its_authority() -> None:
+    leaf = parse_certificate(SESSION.endorsement.ak_certificate)
+    issuer, root = (parse_pem_certificate(pem[0]) for pem in reversed(AUTHORITY.pems.values()))
+    renewed = parse_pem_certificate(
+        AUTHORITY.certificate_of(AUTHORITY.issuer_name, AUTHORITY.issuer_key, serial=3)
+    )
+    crls = (of_issuer(revoked=(LEAF,)),)
+    for used in (issuer, renewed):
+        check = RevocationCheck(crls, False, (issuer, renewed, root), NOW)
+        with pytest.raises(VerificationError) as caught:
+            check_revocation((leaf, used, root), check)
+        assert (caught.value.step, caught.value.reason) == ("A7", "certificate-revoked")
 
 
 def test_a_damaged_list_never_helps() -> None:

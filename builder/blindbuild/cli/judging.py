@@ -104,11 +104,13 @@ def _state(chosen: Path | None) -> StateStore:
 
 
 def verdict_json(
-    appraisal: Appraisal, judged_by: Expectation, session: RecordedSession | None
+    appraisal: Appraisal, judged_by: Expectation, session: RecordedSession | None, *, server: str = ""
 ) -> dict[str, JsonValue]:
     """Return a verdict for machines, with the policy in force and the record that an audit log would get."""
     records: list[Mapping[str, JsonValue]] = []
-    record_decision(replace(judged_by, audit=records.append), server="", appraisal=appraisal, session=session)
+    record_decision(
+        replace(judged_by, audit=records.append), server=server, appraisal=appraisal, session=session
+    )
     value = appraisal.to_json()
     if not isinstance(value, dict):
         raise TypeError("an appraisal is an object")

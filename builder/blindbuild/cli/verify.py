@@ -13,6 +13,7 @@ from blindbuild.cli.judging import expect, show_appraisal, verdict_json
 from blindbuild.cli.options import JudgingOptions, json_option, judging_options, print_json
 from blindbuild.cli.recorded import AUDITED, make_bundle, read_recorded, read_time
 from blindbuild.client import Expectation, attest
+from blindbuild.client.advice import accepted_or_advice
 from blindbuild.client.audit import record_decision
 from blindbuild.errors import UsageError
 from blindbuild.formats.printable import visible
@@ -71,12 +72,12 @@ def command(server: str, options: JudgingOptions, **how: Any) -> None:
         attempt = attest(server, judged_by)
         attempt.close()
         session, appraisal = attempt.session, attempt.appraisal
-    address = server if session.live else ""
+    address = "" if chosen.recorded else server
     record_decision(judged_by, server=address, appraisal=appraisal, session=session)
     if chosen.save is not None:
         write_atomically(chosen.save, bundle_bytes(make_bundle(session, judged_by, _tuf(options, judged_by))))
-    _show(appraisal, judged_by, session, chosen)
-    accepted = appraisal.accepted()
+    _show(appraisal, judged_by, session, chosen, address)
+    accepted = accepted_or_advice(appraisal)
     if session.live:
         judged_by.record(accepted)
     if chosen.offline_audit:
@@ -107,10 +108,12 @@ def _judge_recorded(
     return judged_by, recorded.session, appraisal
 
 
-def _show(appraisal: Appraisal, judged_by: Expectation, session: RecordedSession, how: _How) -> None:
+def _show(
+    appraisal: Appraisal, judged_by: Expectation, session: RecordedSession, how: _How, address: str
+) -> None:
     audit = {"atTime": format_time(judged_by.now())} if how.offline_audit else None
     if how.as_json:
-        value: dict[str, object] = {**verdict_json(appraisal, judged_by, session)}
+        value: dict[str, object] = {**verdict_json(appraisal, judged_by, session, server=address)}
         if audit is not None:
             value["offlineAudit"] = audit
         if how.explain:
@@ -140,6 +143,8 @@ def _check_kind(server: str, how: _How) -> None:
             f"expected an address that starts with https://, got {server}",
             hint="if it is a file that --save wrote, pass --recorded: it proves nothing about now",
         )
+    if how.recorded and how.save is not None:
+        raise UsageError("--save: expected a server, got a file that was saved already")
     if how.offline_audit and not how.recorded:
         raise UsageError("--offline-audit: expected --recorded and a file that --save wrote")
     if how.at_time is not None and not how.offline_audit:

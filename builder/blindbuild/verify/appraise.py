@@ -74,9 +74,12 @@ def check_publication(
     basis = Basis(
         envelope, release, trust, now, policy, history, ledger, log, rebuilds=rebuilds, current=current
     )
-    steps = Checklist(_titles(basis))
-    publication = judge_publication(steps, basis)
-    return _appraisal(steps, publication, None, None, None, live=False)
+    try:
+        steps = Checklist(_titles(basis))
+        publication = judge_publication(steps, basis)
+        return _appraisal(steps, publication, None, None, None, live=False)
+    except Exception as error:  # as in `appraise`
+        return broken_appraisal(error, live=False)
 
 
 def appraise(

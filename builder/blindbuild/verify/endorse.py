@@ -17,7 +17,7 @@ from blindbuild.formats.tpm2 import Algorithm
 from blindbuild.formats.tpmkey import EccKey, PublicArea, Scheme, parse_sized_public
 from blindbuild.manifest import AttestationKeyRule, TrustRoots
 from blindbuild.verify.checklist import Checklist, found, refuse
-from blindbuild.verify.machines import judge_machine_list
+from blindbuild.verify.machines import ShownMachine, judge_machine_list
 from blindbuild.verify.policy import Basis
 from blindbuild.verify.session import RecordedSession
 
@@ -58,16 +58,17 @@ def judge_endorsement(
     mode = steps.run("A1", partial(_one_way, session, basis.trust))
     public = steps.run("A2", partial(_check_attributes, session, rule))
     steps.run("A3", lambda: _check_curve(found(public)), needs=("A2",))
-    operator_run = False
     if mode is TrustMode.PINNED_KEY:
         _judge_pinned(steps, public, basis.trust)
-    else:
-        from blindbuild.verify.endorse_certificate import judge_certified
+        judge_machine_list(steps, session, basis, ShownMachine(public))
+        return None if public is None else AttestationKey(public, operator_run=False)
+    from blindbuild.verify.endorse_certificate import judge_certified
 
-        by_ak = mode is TrustMode.AK_CERTIFICATE
-        operator_run = judge_certified(steps, session, basis, by_attestation_key=by_ak)
-    judge_machine_list(steps, session, basis, public)
-    return None if public is None else AttestationKey(public, operator_run)
+    by_ak = mode is TrustMode.AK_CERTIFICATE
+    certified = judge_certified(steps, session, basis, by_attestation_key=by_ak)
+    shown = ShownMachine(public, certified.certificate, certified=True, by_credential=not by_ak)
+    judge_machine_list(steps, session, basis, shown)
+    return None if public is None else AttestationKey(public, certified.operator_run)
 
 
 def trust_mode(trust: TrustRoots) -> TrustMode | None:

@@ -6,6 +6,7 @@ Sources: TCG EK Credential Profile 2.5; TCG TPM v2.0 AIK certificates (EKU 2.23.
 from __future__ import annotations
 
 import hmac
+from dataclasses import dataclass
 from functools import partial
 
 from blindbuild.digest import HashAlgorithm
@@ -41,10 +42,18 @@ _CURVES = {0x0003: "secp256r1", 0x0004: "secp384r1", 0x0005: "secp521r1"}  # TPM
 OPERATOR_RUN_TPM = "operator-run TPM: proves the image and the tool, nothing about the operator"
 
 
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """The certificate that was judged, None if there is none, and whether its root is a test root."""
+
+    certificate: Certificate | None
+    operator_run: bool
+
+
 def judge_certified(
     steps: Checklist, session: RecordedSession, basis: Basis, *, by_attestation_key: bool
-) -> bool:
-    """Run steps A6, A9, A4, A7, A5, A11 and A8; return whether the operator runs this TPM himself.
+) -> Certified:
+    """Run steps A6, A9, A4, A7, A5, A11 and A8; return what they are about.
 
     Args:
         steps: what was found so far.
@@ -70,7 +79,7 @@ def judge_certified(
         steps.run("A8", partial(_check_credential, session), needs=("A1", "A5"))
     if operator_run:
         steps.warn(OPERATOR_RUN_TPM)
-    return operator_run
+    return Certified(certificate, operator_run)
 
 
 _Ways = tuple[tuple[tuple[Certificate, ...], tuple[Certificate, ...]], ...]

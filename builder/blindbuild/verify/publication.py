@@ -223,7 +223,9 @@ def _judge_log(steps: Checklist, basis: Basis) -> bytes | None:
 
 def _other_log() -> tuple[None, str]:
     raise refuse(
-        "M12", "log-policy-mismatch", "expected to judge by the log that the policy asks for, got none"
+        "M12",
+        "log-policy-mismatch",
+        "expected to judge by the log that the policy asks for, got another or none",
     )
 
 

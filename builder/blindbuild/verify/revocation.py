@@ -54,7 +54,7 @@ def check_revocation(path: Sequence[Certificate], check: RevocationCheck) -> tup
     lists = [_read(data, check) for data in check.crls]
     covered = 0
     for certificate, issuer in pairwise(path):
-        of_issuer = [each for each, authority in lists if authority.der == issuer.der]
+        of_issuer = [each for each, authorities in lists if issuer.der in authorities]
         if not of_issuer and check.required:
             raise refuse(
                 "A7",
@@ -69,7 +69,8 @@ def check_revocation(path: Sequence[Certificate], check: RevocationCheck) -> tup
     return None, f"{covered} of {len(path) - 1} certificates looked up"
 
 
-def _read(data: bytes, check: RevocationCheck) -> tuple[RevocationList, Certificate]:
+def _read(data: bytes, check: RevocationCheck) -> tuple[RevocationList, frozenset[bytes]]:
+    """Return a list, and the certificates of the authorities whose list it is: one key may have several."""
     try:
         parsed = parse_crl(data)
     except FormatError as error:
@@ -79,12 +80,12 @@ def _read(data: bytes, check: RevocationCheck) -> tuple[RevocationList, Certific
         raise refuse(
             "A7", "crl-issuer", f"expected a list of a pinned authority, got one of {parsed.issuer_name}"
         )
-    for authority in named:
-        if may_sign_lists(authority) and parsed.is_signed_by(authority):
-            return parsed, authority
-    raise refuse(
-        "A7", "crl-signature", f"expected a list signed by {parsed.issuer_name}, got another signature"
-    )
+    signers = [each.der for each in named if may_sign_lists(each) and parsed.is_signed_by(each)]
+    if not signers:
+        raise refuse(
+            "A7", "crl-signature", f"expected a list signed by {parsed.issuer_name}, got another signature"
+        )
+    return parsed, frozenset(signers)
 
 
 def _check_current(each: RevocationList, issuer: Certificate, now: int) -> None:
