@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tuf.api.metadata import Metadata, Root
+from tuf.api.metadata import Metadata, Root, Targets
 
 from blindbuild.client.published import Published
 from blindbuild.client.tuf import TufRepository
@@ -21,7 +21,7 @@ from blindbuild.manifest import parse_trust
 from blindbuild.publish import SigningKey, generate_key, sign_payload, tuf_files
 from blindbuild.publish.sign import add_signature
 from blindbuild.publish.signers import KeyKind, generate_release_key
-from blindbuild.publish.tuf_content import NewRelease, release_named, withdrawn_name
+from blindbuild.publish.tuf_content import Content, NewRelease, release_named, withdrawn_name
 from blindbuild.publish.tuf_metadata import DAY_S, Days, RoleKeys, RootPlan, sign
 from blindbuild.publish.tuf_publisher import Outcome, TufPublisher
 from tests.fakes.published import NOW, STATEMENT_TYPE, Publisher
@@ -170,6 +170,21 @@ def test_a_release_that_is_no_longer_listed_can_be_withdrawn_by_its_manifest(hou
     assert [entry.statement for entry in house.client().refresh().revoked] == [statement]
     with pytest.raises(UsageError, match="withdrawn before"):
         house.publisher.withdraw(name, house.everybody, reason="retired", statement=statement)
+
+
+def test_what_was_withdrawn_stays_withdrawn_whatever_is_staged(house: House) -> None:
+    house.add()
+    house.publisher.withdraw(HELLO, house.everybody, reason="vulnerable")
+    house.add(43, signers=[])
+    files = house.publisher.files
+    staged = files.staged(Targets)
+    assert staged is not None
+    Content(staged.signed, files).begin()  # somebody who can write to the directory empties the list
+    files.stage(staged)
+    outcome = house.publisher.sign(house.everybody)
+    assert not outcome.published
+    assert any("expected hello 42 to stay withdrawn" in line for line in outcome.waiting)
+    assert len(house.client().refresh().revoked) == 1
 
 
 def test_files_that_do_not_belong_together_are_not_listed(house: House) -> None:

@@ -204,8 +204,12 @@ def sign_command(repository: Path, keys: tuple[str, ...], as_json: bool) -> None
 
     Example: blindbuild publish sign repo --key b.key
     """
+    publisher = TufPublisher(repository, now=unix_time())
+    # before a token is asked: who signs should know what, whoever staged it
+    for line in publisher.staged_changes():
+        click.echo(f"signing {line}", err=True)
     with _signers(keys) as signers:
-        _show(TufPublisher(repository, now=unix_time()).sign(signers), as_json)
+        _show(publisher.sign(signers), as_json)
 
 
 @click.command("refresh")

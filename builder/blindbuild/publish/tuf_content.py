@@ -102,6 +102,16 @@ class Content:
         self._put(REVOKED, revoked_bytes((*self.revoked, entry)))
         self._remove(name)
 
+    def forgotten(self, served: Targets) -> tuple[str, ...]:
+        """Return which withdrawals are no longer listed, a line each: what was withdrawn once stays so."""
+        kept = {entry.statement for entry in self.revoked}
+        before = Content(served, self._files).revoked
+        return tuple(
+            f"{REVOKED}: expected {entry.product} {entry.sequence} to stay withdrawn, got it no longer listed"
+            for entry in before
+            if entry.statement not in kept
+        )
+
     def problems(self, root: Root) -> tuple[str, ...]:
         """Return what keeps clients from accepting what is listed under a root, a line each."""
         try:

@@ -257,6 +257,8 @@ class TufPublisher:
             lines.append("" if chosen is None else missing(chosen, latest.signed))
             return _Plan(None, None, tuple(dict.fromkeys(line for line in lines if line)))
         problems = Content(chosen.signed, self.files).problems(latest.signed)
+        if state is not None:
+            problems += Content(chosen.signed, self.files).forgotten(state.targets.signed)
         waiting = tuple(dict.fromkeys(line for line in (*lines, *problems) if line))
         if problems:
             return _Plan(None, None, waiting)
