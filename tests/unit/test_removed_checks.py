@@ -21,7 +21,7 @@ from blindbuild.verify.checklist import Checklist
 from blindbuild.verify.quote import judge_signature
 from tests.bad_inputs import refused
 from tests.fakes.software_tpm import QuoteShape, sized
-from tests.fakes.world import judge, session, tpm
+from tests.fakes.world import judge, publisher, session, tpm, with_endorsement
 
 # --- verify/quote.py: the scheme is the key's own, and the key is one for it
 
@@ -138,3 +138,48 @@ def test_base64_of_two_alphabets_is_none(text: str) -> None:
     value = {"payloadType": TYPE, "payload": text.replace("\\n", "\n"), "signatures": [{"sig": ""}]}
     with pytest.raises(EnvelopeError, match="base64 in one alphabet, without white space"):
         parse_envelope(json.dumps(value).encode())
+
+
+# --- verify/endorse.py: the attestation key
+
+
+def test_a_statement_may_ask_for_attributes_that_the_key_lacks() -> None:
+    rule = publisher().value["predicate"]["attestationKey"] | {"requiredAttributes": "0x00050472"}
+    asking = publisher().but(attestationKey=rule)
+    appraisal = judge.but(published=asking)(session(statement=asking.statement))
+    refused(appraisal, "A2:key-attributes", saying="expected attributes 0x00050472 all set")
+
+
+def ak_area(*, x: bytes | None = None, kdf: bytes = b"\x00\x10") -> bytes:
+    """The attestation key's TPM2B_PUBLIC with another x, or another key derivation."""
+    honest = tpm().ak_area
+    head, rest = honest[:-70], honest[-68:]
+    assert honest[-70:-68] == b"\x00\x10"
+    return sized(head + kdf + (rest if x is None else sized(x) + rest[34:]))
+
+
+X = tpm().ak_area[-66:-34]
+
+
+@pytest.mark.parametrize(
+    ("area_bytes", "saying"),
+    [
+        (ak_area(x=b"\0" + X), "coordinates of 32 bytes"),
+        (ak_area(x=X[1:]), "coordinates of 32 bytes"),
+        (ak_area(x=b""), "coordinates of 32 bytes"),
+        (ak_area(kdf=b"\x00\x22\x00\x0b"), "a P-256 key without a key derivation"),
+    ],
+    ids=("x of 33 bytes", "x of 31 bytes", "x of no bytes", "a key derivation"),
+)
+def test_an_attestation_key_of_another_form_is_refused(area_bytes: bytes, saying: str) -> None:
+    appraisal = judge(with_endorsement(session(), ak_public=area_bytes))
+    assert "A3:key-type" in appraisal.reasons
+    assert saying in next(step.detail for step in appraisal.failed if step.id == "A3")
+
+
+def test_an_rsa_key_that_says_ecdsa_is_refused() -> None:
+    # TPMT_PUBLIC of an RSA key whose scheme is ECDSA: no TPM makes one, and the parser takes it
+    head = bytes.fromhex("0001000b00050072") + sized(b"") + bytes.fromhex("00100018000b")
+    area_bytes = sized(head + bytes.fromhex("080000000000") + sized(b"\xc1" * 256))
+    appraisal = judge(with_endorsement(session(), ak_public=area_bytes))
+    assert "A3:key-type" in appraisal.reasons
