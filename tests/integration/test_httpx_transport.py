@@ -331,6 +331,14 @@ def test_nobody_there_is_said_in_words(driver: Driver) -> None:
     assert "nothing answers at this address" in str(error)
 
 
+def test_a_request_that_cannot_be_written_is_no_lost_connection(driver: Driver) -> None:
+    with RecordingServer(honest()) as server:
+        error = refused(driver, server.url, expectation(), post(headers={"X-Own": "a\r\nb: c"}))
+        assert isinstance(error, driver.library.LocalProtocolError)
+        assert "what happened" not in str(error)
+        assert server.asked == []
+
+
 def test_a_body_of_which_a_part_was_sent_is_not_sent_again(driver: Driver) -> None:
     with RecordingServer(honest(), takes=100_000) as server:
         error = refused(driver, server.url, expectation(), post(bytes(8 << 20)))

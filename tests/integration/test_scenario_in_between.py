@@ -100,6 +100,18 @@ def test_an_honest_server_is_answered_without_advice(person: Person) -> None:
 # --- somebody in between
 
 
+def test_verify_says_the_same_as_call(person: Person) -> None:
+    with RecordingServer(honest(), key=TlsKey()) as server:
+        words = ["verify", server.url, "--manifest", str(person.place), "--allow-test-tpm"]
+        person.monkeypatch.setattr(
+            sys, "argv", ["blindbuild", *words, "--trust", f"{person.place}/trust.json"]
+        )
+        with pytest.raises(SystemExit) as left:
+            run()
+        assert left.value.code == 3
+        assert_three_sentences(person.capsys.readouterr().err, "something in between passes its answers on")
+
+
 @pytest.mark.bad_input(125)
 def test_a_relay_is_stopped(person: Person) -> None:
     """A machine of the operator's answers with the evidence of a genuine one, which it asks itself."""

@@ -94,11 +94,13 @@ class Pool:
             yield
         except (self.core.TimeoutException, self.core.NetworkError, self.core.ProtocolError) as error:
             kind = getattr(self.library, type(error).__name__, self.library.TransportError)
-            text = f"{self.judge.address}: {error}\n{self._advice(error).text}"
-            raise kind(text) from error
+            advice = self._advice(error)
+            raise kind(f"{self.judge.address}: {error}" + (f"\n{advice.text}" if advice else "")) from error
 
-    def _advice(self, error: Exception) -> Advice:
+    def _advice(self, error: Exception) -> Advice | None:
         core = self.core
+        if isinstance(error, core.LocalProtocolError):
+            return None  # a request that cannot be written down, such as one with a line end in a header
         if isinstance(error, core.ConnectError | core.ConnectTimeout):
             # OpenSSL's errors come without their class, but with its name
             return NO_TLS if "SSL" in str(error) else UNREACHABLE
