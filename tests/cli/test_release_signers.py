@@ -293,6 +293,12 @@ def test_a_rebuilder_vouches_for_the_statement_and_for_nothing_else(place: Place
     assert before == after
 
 
+def test_a_file_where_the_records_go_is_wrong_usage(place: Place) -> None:
+    (place.image / "rebuilds").write_bytes(b"")
+    words = ("sign", place.image, "--as-rebuilder", "--key", place.key("carl"))
+    refused(UsageError, "rebuilds: expected a directory", *words)
+
+
 def test_a_rebuilder_whose_build_differs_signs_nothing(place: Place) -> None:
     published = place.root / "published"
     shutil.copytree(place.image, published)

@@ -81,6 +81,12 @@ def test_rebuilders_may_sign_one_envelope() -> None:
     assert judged(trust(ANNA, BERT, needed=2), together(rebuild(ANNA), rebuild(BERT))).accepted()
 
 
+def test_a_release_keys_signature_beside_a_rebuilders_does_no_harm() -> None:
+    both = together(rebuild(ANNA), rebuild(publisher().key))
+    assert judged(trust(ANNA, needed=1), both).accepted()
+    assert judged(trust(ANNA, BERT, needed=2), both).reasons == {"M14:too-few-rebuilds"}
+
+
 def test_files_that_do_not_count_do_no_harm() -> None:
     files = (b"rubbish", rebuild(STRANGER), rebuild(ANNA), rebuild(ANNA), publisher().envelope)
     assert judged(trust(ANNA, BERT), *files).accepted()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,6 @@ from blindbuild.publish import (
     KeyFile,
     KeyKind,
     check_signer,
-    generate_key,
     generate_release_key,
     load_public_key,
     load_release_key,
@@ -136,11 +136,22 @@ def test_public_keys_are_read_from_every_form_they_come_in(tmp_path: Path, key) 
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"x", b"-----BEGIN PUBLIC KEY-----\nAAAA\n", generate_key().to_pem(), P256.public.spki + b"\0"],
+    [b"", b"x", b"-----BEGIN PUBLIC KEY-----\nAAAA\n", P256.public.spki + b"\0"],
 )
 def test_what_is_no_public_key_is_refused(data: bytes) -> None:
     with pytest.raises(UsageError, match="public key"):
         load_public_key(data)
+
+
+def test_a_private_key_is_never_taken_for_a_public_one() -> None:
+    for key in (P256, ED25519):
+        with pytest.raises(UsageError, match="expected a public key, got a private one"):
+            load_public_key(key.to_pem())
+
+
+def test_a_key_is_of_the_kind_that_was_asked_for() -> None:
+    assert P256.public.is_p256
+    assert not ED25519.public.is_p256
 
 
 def test_a_public_key_whose_signatures_would_not_count_is_refused() -> None:
@@ -313,6 +324,50 @@ def test_a_service_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Monke
         ) as refused:
             signer.sign(b"message")
     assert len(refused.value.message) < 300
+
+
+@pytest.mark.parametrize(
+    ("raised", "error", "said"),
+    [
+        (ValueError("odd URI"), UsageError, "file2: no such key: ValueError: odd URI"),
+        (
+            RuntimeError("no permission"),
+            ToolError,
+            "file2: the key cannot be used: RuntimeError: no p",
+        ),
+        # what could not be read may be a PIN
+        (
+            UnicodeDecodeError("utf-8", b"s3cret", 0, 1, "s3cret"),
+            UsageError,
+            "no such key: UnicodeDecode",
+        ),
+    ],
+)
+def test_a_service_that_cannot_be_opened_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, error: type, said: str
+) -> None:
+    signer_module = pytest.importorskip("securesystemslib.signer")
+    reference = file2(tmp_path, P256, P256.public)
+
+    def fail(*_arguments: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(signer_module.CryptoSigner, "from_priv_key_uri", fail)
+    with pytest.raises(error) as refused:
+        with open_signer(reference, ask_pin=no_pin):
+            pass
+    assert said in refused.value.message
+    assert "s3cret" not in refused.value.message
+
+
+def test_without_securesystemslib_a_service_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = file2(tmp_path, P256, P256.public)
+    monkeypatch.setitem(sys.modules, "securesystemslib.signer", None)
+    with pytest.raises(UsageError, match="need securesystemslib"):
+        with open_signer(reference, ask_pin=no_pin):
+            pass
 
 
 def test_the_probe_message_is_no_message_of_dsse() -> None:

@@ -138,7 +138,10 @@ def sign_as_rebuilder(image: Path, keys: Sequence[str], *, published: Path | Non
         with open_signer(key, ask_pin=ask_pin) as signer:
             records[signer.public.key_id] = sign_rebuild(signer, statement)
     place = image / REBUILDS
-    place.mkdir(exist_ok=True)
+    try:
+        place.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{place}: expected a directory that can be written: {error.strerror}") from error
     paths = tuple(place / f"{key_id}.dsse.json" for key_id in records)
     for path, record in zip(paths, records.values(), strict=True):
         write_atomically(path, record)
