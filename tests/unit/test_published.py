@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 
 from blindbuild.client import oci, published, web
-from blindbuild.client.published import read_published
+from blindbuild.client.published import Published, read_published
 from blindbuild.client.registry import Access, Registry
 from blindbuild.client.registry_login import parse_challenge, read_login
+from blindbuild.digest import Digest
 from blindbuild.errors import ChannelError, UsageError
 from blindbuild.formats.dsse import MAX_ENVELOPE
 from blindbuild.formats.oci import Reference
-from blindbuild.publish.oci import push_image
+from blindbuild.publish.oci import push_image, push_published
 from tests.bad_inputs import numbered, refusing
 from tests.fakes.oci_registry import (
     BASIC,
@@ -37,6 +38,7 @@ from tests.fakes.oci_registry import (
     static_files,
 )
 from tests.fakes.tls_server import Behaviour, make_context
+from tests.fakes.world import publisher
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 FILES = {"manifest.dsse.json": b"an envelope", "release.dsse.json": b"a release", "channels.json": b"rows"}
@@ -493,6 +495,65 @@ def test_what_names_a_manifest(text: str, host: str, repository: str, name: str,
     assert str(found) == (written or text.replace("H.Example", "h.example"))
 
 
+# --- what is attached
+
+
+IMAGE = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "artifactType": "application/x"}).encode()
+
+
+def attached(value: dict | None = None, *, entries: list | None = None) -> Shelf:
+    """A registry with an image, and a publication that its list says is attached to it."""
+    subject = {"mediaType": MANIFEST_TYPE, "digest": sha256(IMAGE), "size": len(IMAGE)}
+    shelf = Shelf(value=value or {**manifest_value(FILES), "subject": subject})
+    entry = {"mediaType": MANIFEST_TYPE, "digest": sha256(shelf.bytes), "size": len(shelf.bytes)}
+    entry["artifactType"] = "application/vnd.blindbuild.publication.v1"
+    listed = {**LIST, "manifests": [entry] if entries is None else entries}
+    shelf.instead = {
+        f"manifests/{sha256(IMAGE)}": Answer(200, IMAGE, kind=MANIFEST_TYPE),
+        f"manifests/sha256-{sha256(IMAGE)[7:]}": Answer(200, json.dumps(listed).encode(), kind=INDEX_TYPE),
+    }
+    return shelf
+
+
+def test_a_release_is_found_through_the_image_that_it_is_attached_to() -> None:
+    assert pull(attached(), f"@{sha256(IMAGE)}").source.endswith(f"@{sha256(attached().bytes)}")
+
+
+MISSING = {"mediaType": MANIFEST_TYPE, "digest": sha256(b"none"), "size": 4}
+ATTACHED = {
+    "to something else": (
+        attached({**manifest_value(FILES), "subject": LISTED}),
+        f"expected it to be attached to {sha256(IMAGE)}",
+    ),
+    "to nothing": (attached(manifest_value(FILES)), f"expected it to be attached to {sha256(IMAGE)}"),
+    "and not there": (
+        attached(entries=[MISSING | {"artifactType": "application/vnd.blindbuild.publication.v1"}]),
+        "not there, though it is listed as attached",
+    ),
+    "and of another kind": (
+        attached({**manifest_value(FILES), "artifactType": "application/y"}),
+        "expected artifact type application/vnd.blindbuild.publication.v1, got 'application/y'",
+    ),
+    "by nobody": (attached(entries=[]), "expected artifact type application/vnd.blindbuild.publication.v1"),
+    "in a list that is none": (attached(entries=[7] * 600), "expected at most 512 manifests"),
+}
+
+
+@pytest.mark.parametrize("name", ATTACHED)
+def test_a_list_of_what_is_attached_is_not_believed(name: str) -> None:
+    shelf, said = ATTACHED[name]
+    with pytest.raises(ChannelError) as refused:
+        pull(shelf, f"@{sha256(IMAGE)}")
+    assert said in refused.value.message
+
+
+def test_what_is_attached_to_a_tag_is_not_guessed() -> None:
+    shelf = attached()
+    shelf.instead["manifests/1"] = Answer(200, IMAGE, kind=MANIFEST_TYPE)
+    with pytest.raises(ChannelError, match="expected artifact type"):
+        pull(shelf)
+
+
 # --- logins
 
 
@@ -784,6 +845,25 @@ def test_a_registry_that_keeps_something_else_is_not_believed() -> None:
             push_image(
                 {"a.efi": b"MZ"}, Reference.parse(f"oci://{server.host}/hello:1"), Access(plain_http=True)
             )
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        Answer(200, b"another", kind=MANIFEST_TYPE),
+        Answer(200, b"subject", kind="text/html"),
+        Answer(200, bytes((4 << 20) + 1), kind=MANIFEST_TYPE),
+        Answer(404),
+    ],
+)
+def test_what_a_release_is_attached_to_is_what_was_named(shown: Answer) -> None:
+    owner = publisher()
+    files = Published(owner.envelope, owner.release, None, None, (), "here")
+    with serving(lambda _: shown) as server:
+        place = Reference.parse(f"oci://{server.host}/hello:1")
+        with pytest.raises(ChannelError, match=r"expected (a manifest with this digest|at most|status 200)"):
+            push_published(files, place, Access(plain_http=True), subject=Digest.sha256(b"subject"))
+        assert {request.method for request in server.requests} == {"GET"}
 
 
 @pytest.mark.parametrize("status", [400, 403, 500])
