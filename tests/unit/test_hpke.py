@@ -108,6 +108,14 @@ def test_every_changed_or_cut_answer_is_refused() -> None:
         sender.open_answer(use + b"x", answer)
 
 
+def test_no_secret_is_longer_than_a_hash() -> None:
+    sender = set_up_sender(b"\x09" + bytes(31), info=b"", ephemeral=bytes(range(32)))
+    assert len(sender.export(b"", 32)) == 32
+    for size in (0, 33):
+        with pytest.raises(AssertionError):
+            sender.export(b"", size)
+
+
 def test_a_key_is_read_in_its_one_encoding() -> None:
     public = X25519PrivateKey.generate().public_key()
     spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -206,6 +206,14 @@ def test_a_sealed_session_is_strict(path: str, new: object) -> None:
         parse_session(changed(path, new))
 
 
+@pytest.mark.bad_input(125)
+def test_a_session_and_its_evidence_are_of_one_profile() -> None:
+    tls = json.loads(session_bytes(session()))
+    for value in (VALUE | {"evidence": tls["evidence"]}, tls | {"evidence": VALUE["evidence"]}):
+        with refusing("Q10:malformed"):
+            parse_session(json.dumps(value).encode())
+
+
 def test_a_client_that_cannot_seal_says_so_before_it_asks() -> None:
     for published, spki in ((sealed_publisher(), SPKI), (publisher(), None)):
         expectation = Expectation(
@@ -222,6 +230,14 @@ def test_only_a_session_with_a_key_can_be_sealed_to() -> None:
     for wrong in (session(), with_evidence(sealed_session(), sealing=None), mixed):
         with pytest.raises(ChannelError, match="expected a session with a key to seal to"):
             Sealer(wrong)
+
+
+@pytest.mark.bad_input(125)
+def test_nothing_is_sealed_to_a_key_that_everybody_knows_the_secret_of() -> None:
+    known = HPKE_KEY[:12] + bytes(32)
+    judged = with_evidence(sealed_session(), sealing=Sealing(known, b"i" * 16))
+    with refusing("expected an X25519 key that gives a secret", ChannelError):
+        Sealer(dataclasses.replace(judged, spki=known)).seal(b"x")
 
 
 def with_key() -> tuple[RecordedSession, X25519PrivateKey]:

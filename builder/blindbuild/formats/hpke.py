@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_SIZE = 32  # bytes of a key, as it is and encapsulated; 7.1: Npk, Nsk, Nenc
-TAG_SIZE = 16  # bytes; 7.3: Nt
 _VERSION = b"HPKE-v1"
 _KEM = b"KEM\x00\x20"  # 4.1: DHKEM(X25519, HKDF-SHA256)
 _SUITE = b"HPKE\x00\x20\x00\x01"  # 5.1: that KEM, HKDF-SHA256; the AEAD's identifier comes behind it
@@ -80,8 +79,6 @@ class Sender:
         salt, ciphertext = sealed[:size], sealed[size:]
         base = _extract(self.encapsulated + salt, self.export(use, size))
         key, nonce = _expand(base, b"key", size), _expand(base, b"nonce", _NONCE_SIZE)
-        if len(ciphertext) < TAG_SIZE:
-            raise FormatError(f"expected {size + TAG_SIZE} bytes or more, got {len(sealed)}")
         try:
             return _aes_gcm(key).decrypt(nonce, ciphertext, b"")
         except InvalidTag as error:
