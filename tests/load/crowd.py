@@ -250,9 +250,9 @@ async def half_closed(crowd: Crowd, writers: list[asyncio.StreamWriter]) -> None
     """Close one's own half in the middle of a request, and keep the other open."""
     reader, writer = await crowd.plain()
     writers.append(writer)
+    crowd.counts["attacks"] += 1
     writer.write(crowd.hello[:-1])
     writer.write_eof()
-    crowd.counts["attacks"] += 1
     await reader.read()
 
 
