@@ -19,9 +19,11 @@ from blindbuild.manifest.rebuild import (
     rebuild_bytes,
 )
 from blindbuild.publish import SigningKey, generate_key, sign_payload
-from blindbuild.verify import Appraisal
-from tests.fakes.published import STATEMENT_TYPE
+from blindbuild.verify import Appraisal, appraise
+from tests.fakes.published import NOW, STATEMENT_TYPE
 from tests.fakes.world import TEST_POLICY, judge, pinned_trust, publisher, session
+from tests.unit.test_tuf_current import TRUST as FOLLOWED
+from tests.unit.test_tuf_current import view
 
 TYPE = "application/vnd.blindbuild.rebuild+json"
 ANNA, BERT, CARL, STRANGER = (generate_key() for _ in range(4))
@@ -168,6 +170,27 @@ def test_a_key_that_signs_releases_never_counts_as_a_rebuilder() -> None:
     # trust files cannot say so, but the keys that count may come from elsewhere
     appraisal = judged(trust(ANNA, publisher().key), rebuild(ANNA))
     assert appraisal.reasons == {"M14:rebuilder-is-publisher"}
+
+
+def test_a_key_that_a_tuf_repository_lets_release_never_counts_as_a_rebuilder() -> None:
+    def followed(*keys: SigningKey) -> Appraisal:
+        named = dataclasses.replace(
+            FOLLOWED, rebuilders=tuple(key.public for key in keys), rebuilder_threshold=1
+        )
+        return appraise(
+            session(),
+            envelope=publisher().envelope,
+            release=None,
+            trust=named,
+            now=NOW,
+            policy=TEST_POLICY,
+            rebuilds=(rebuild(ANNA), rebuild(publisher().key)),
+            current=view(),
+        )
+
+    assert followed(ANNA).accepted()
+    assert followed(BERT).reasons == {"M14:rebuild-by-stranger"}
+    assert followed(ANNA, publisher().key).reasons == {"M14:rebuilder-is-publisher"}
 
 
 def test_a_rebuilders_signature_never_counts_as_a_release() -> None:

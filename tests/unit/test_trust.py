@@ -8,8 +8,9 @@ import pytest
 
 from blindbuild.errors import ManifestError, UsageError
 from blindbuild.manifest import parse_trust
-from blindbuild.publish import SigningKey, TrustContent, generate_key, load_key, make_trust
+from blindbuild.publish import SigningKey, TrustContent, generate_key, load_key, make_trust, replace_trust
 from tests.fakes.attester import b64
+from tests.fakes.tuf_world import TufWorld
 from tests.fakes.world import authority, publisher, tpm
 
 KEY, REBUILDER, SECOND_REBUILDER = generate_key(), generate_key(), generate_key()
@@ -143,6 +144,24 @@ def test_a_trust_file_that_takes_another_ones_place_keeps_its_domain() -> None:
     before = parse_trust(encode({}))
     rotated = {"releaseKeys": [{"public": b64(generate_key().public.spki)}], "domain": before.domain.hex}
     assert parse_trust(encode(rotated)).domain == before.domain
+
+
+def test_clients_that_move_to_a_tuf_repository_forget_nothing() -> None:
+    root = TufWorld().roots[0]
+    old = encode(rebuilders(REBUILDER))
+    new = parse_trust(
+        replace_trust(old, TrustContent("hello", tuf_root=root, tuf_repository="https://r.test/"))
+    )
+    assert (new.tuf_root, new.tuf_repository, new.release_keys) == (root, "https://r.test/", ())
+    assert new.domain == parse_trust(old).domain
+    assert new.rebuilders == (REBUILDER.public,)
+    # and back
+    back = parse_trust(replace_trust(make_trust_of(root), TrustContent("hello", [KEY.public])))
+    assert (back.tuf_root, back.release_keys, back.threshold) == (None, (KEY.public,), 1)
+
+
+def make_trust_of(root: bytes) -> bytes:
+    return make_trust(TrustContent("hello", tuf_root=root, tpm_roots=[ROOT]))
 
 
 def test_each_channel_has_a_domain_and_the_default_keeps_the_old_one() -> None:
