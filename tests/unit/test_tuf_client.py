@@ -518,11 +518,28 @@ def test_damaged_memory_is_never_first_use(
     assert not isinstance(caught.value, VerificationError)
 
 
-def test_memory_that_is_half_damaged_is_never_first_use(client: Client, world: TufWorld) -> None:
+@pytest.mark.parametrize(
+    "place", ["timestamp.json", "snapshot.json", "targets.json", "root_history/9.root.json"]
+)
+def test_memory_that_is_half_damaged_is_never_first_use(client: Client, world: TufWorld, place: str) -> None:
     client.sees(world).refresh()
-    (client.memory() / "timestamp.json").write_bytes(b'{"signed":{"_type":"timestamp","version":1}}')
+    role = place.split(".")[-2].rpartition("/")[2].encode()
+    (client.memory() / place).write_bytes(b'{"signed":{"_type":"%b","version":1}}' % role)
     with pytest.raises(BlindbuildError, match="no TUF metadata any more"):
         client.sees(world.later()).refresh()
+
+
+def test_a_snapshot_of_a_rotated_key_is_no_side_of_a_fork(client: Client, world: TufWorld) -> None:
+    client.sees(world).refresh()
+    after = world.rotated(online=TufKey())
+    after.versions |= {"snapshot": 1, "timestamp": 1}  # as after a thief who used the versions up
+    files = after.files()
+    snapshot = files.pop("metadata/1.snapshot.json")
+    with pytest.raises(ChannelError, match="got nothing there"):
+        client.sees(files).refresh()
+    assert (
+        client.sees(files | {"metadata/1.snapshot.json": snapshot}).refresh().roles["snapshot"].version == 1
+    )
 
 
 def test_who_remembers_nothing_still_holds_what_was_seen_against_it(client: Client, world: TufWorld) -> None:

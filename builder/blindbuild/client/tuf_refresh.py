@@ -181,21 +181,21 @@ class Refresh:
             for candidate in candidates:
                 if place in self._before and candidate is not None:
                     _compare(place, role, root, (self._before[place], candidate))
-        self._check_snapshot(after)
+        self._check_snapshot(root, after)
 
-    def _check_snapshot(self, after: Mapping[str, bytes]) -> None:
+    def _check_snapshot(self, root: Root, after: Mapping[str, bytes]) -> None:
         # ngclient keeps the snapshot of the right version that it has, even if the timestamp's hash differs
         if "timestamp.json" not in after or "snapshot.json" not in after:
             return
         meta = _load(Timestamp, after["timestamp.json"]).signed.snapshot_meta
-        snapshot = _load(Snapshot, after["snapshot.json"]).signed
-        if meta.version != snapshot.version:
-            return  # refused, or to be fetched
+        snapshot = _load(Snapshot, after["snapshot.json"])
+        if meta.version != snapshot.signed.version or not _is_signed(snapshot, root):
+            return  # refused, or to be fetched, or of a key that was rotated since
         try:
             meta.verify_length_and_hashes(after["snapshot.json"])
         except LengthOrHashMismatchError as error:
             evidence = (self._before.get("timestamp.json", after["snapshot.json"]), after["timestamp.json"])
-            raise ForkError("snapshot.json", snapshot.version, evidence) from error
+            raise ForkError("snapshot.json", snapshot.signed.version, evidence) from error
 
     def _refusal(self, error: RepositoryError) -> VerificationError:
         text = visible(str(error)[:200])
@@ -322,22 +322,24 @@ def _check_version(entry: JsonValue, role: str) -> None:
 
 
 def _compare(place: str, role: str, root: Root, versions: tuple[bytes, bytes]) -> None:
-    try:
-        old = _load(_ROLES[role], versions[0])
-    except RepositoryError as error:
-        raise BlindbuildError(f"{place}: what is remembered is no TUF metadata any more") from error
+    old = _load(_ROLES[role], versions[0])
     try:
         new = _load(_ROLES[role], versions[1])
-    except RepositoryError:
+    except BlindbuildError:
         return  # what was served is no metadata; the workflow has refused it
     if old.signed.version != new.signed.version or old.signed_bytes == new.signed_bytes:
         return
-    for metadata in (old, new):
-        try:
-            root.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
-        except UnsignedMetadataError:
-            return  # keys were rotated since, or nobody signed it
-    raise ForkError(place, new.signed.version, versions)
+    # otherwise keys were rotated since, or nobody signed it
+    if _is_signed(old, root) and _is_signed(new, root):
+        raise ForkError(place, new.signed.version, versions)
+
+
+def _is_signed(metadata: Metadata[Any], root: Root) -> bool:
+    try:
+        root.verify_delegate(metadata.signed.type, metadata.signed_bytes, metadata.signatures)
+    except UnsignedMetadataError:
+        return False
+    return True
 
 
 def _versions(data: bytes) -> tuple[int, int]:
@@ -351,7 +353,15 @@ def _versions(data: bytes) -> tuple[int, int]:
 
 
 def _load(kind: type[Role], data: bytes) -> Metadata[Role]:
-    metadata = Metadata[Role].from_bytes(data)
+    """Return metadata that was verified before it was kept.
+
+    Raises:
+        BlindbuildError: it was changed since.
+    """
+    try:
+        metadata = Metadata[Role].from_bytes(data)
+    except RepositoryError as error:
+        raise BlindbuildError(f"{kind.type}.json: what is remembered is no TUF metadata any more") from error
     if not isinstance(metadata.signed, kind):
         raise VerificationError(
             f"expected {kind.__name__} metadata, got {type(metadata.signed).__name__}",
