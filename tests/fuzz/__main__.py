@@ -1,8 +1,8 @@
 """Fuzz by hand: `python -m tests.fuzz --seconds 3600 [--target tcglog] [--engine atheris]`.
 
 An input that breaks a target is shrunk and written to `corpus/TARGET/`, where every later run, and CI, tries
-it. The engine `atheris` follows coverage; it is not among the requirements (`pip install atheris`), takes one
-target, and grows a corpus in the directory that `--grow` names.
+it; with `--keep N` so are N small ones that led somewhere new. The engine `atheris` follows coverage; it
+takes one target, and grows a corpus in the directory that `--grow` names.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from blindbuild.errors import BlindbuildError
 from tests.fuzz.engine import corpus, fuzz, keep
 from tests.fuzz.targets import TARGETS, Target
 
+MAX_NEW = 2048  # bytes: the corpus is part of the repository
+
 
 def main() -> int:
     """Fuzz the chosen targets; return 1 if any broke."""
@@ -27,6 +29,7 @@ def main() -> int:
     parser.add_argument("--target", action="append", choices=[target.name for target in TARGETS])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--engine", choices=("mutation", "atheris"), default="mutation")
+    parser.add_argument("--keep", type=int, default=0, help="how many inputs that led to something new")
     parser.add_argument("--grow", type=Path, help="where atheris keeps what it finds")
     options = parser.parse_args()
     chosen = [target for target in TARGETS if options.target is None or target.name in options.target]
@@ -38,6 +41,9 @@ def main() -> int:
         click.echo(
             f"{target.name}: {found.runs} inputs, {len(found.ways)} ways, {len(found.crashes)} broke it"
         )
+        for data in sorted(found.new, key=len)[: options.keep]:
+            if len(data) <= MAX_NEW:
+                keep(target, data, kind="found")
         for data, error in found.crashes:
             broken += 1
             traceback.print_exception(error)

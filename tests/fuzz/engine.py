@@ -29,10 +29,11 @@ _SHRINK_ROUNDS = 200
 
 @dataclass
 class Found:
-    """What a run of the fuzzer found: how many inputs, how many ways, and what broke the target."""
+    """What a run found: how many inputs, how many ways, what led to new ones, and what broke the target."""
 
     runs: int = 0
     ways: set[str] = field(default_factory=set)
+    new: list[bytes] = field(default_factory=list)
     crashes: list[tuple[bytes, BaseException]] = field(default_factory=list)
 
 
@@ -76,6 +77,7 @@ def fuzz(
     while clock() < end or found.runs < least:
         data = mutate(generator.choice(pool), pool, generator)
         if _try(target, data, found):
+            found.new.append(data)
             pool = [*pool, data][-MAX_POOL:]
     return found
 

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import EnvelopeError, FormatError
+from blindbuild.formats.crl import parse_crl
 from blindbuild.formats.dsse import SignerKey, parse_envelope
 from blindbuild.formats.tpm2 import Algorithm
 from blindbuild.formats.tpmkey import EccKey, PublicArea, RsaKey, Scheme, parse_sized_public
@@ -20,8 +21,9 @@ from blindbuild.publish import generate_key
 from blindbuild.verify.checklist import Checklist
 from blindbuild.verify.quote import judge_signature
 from tests.bad_inputs import refused
+from tests.fakes.ak_authority import make_crl
 from tests.fakes.software_tpm import QuoteShape, sized
-from tests.fakes.world import judge, publisher, session, tpm, with_endorsement
+from tests.fakes.world import authority, judge, publisher, session, tpm, with_endorsement
 
 # --- verify/quote.py: the scheme is the key's own, and the key is one for it
 
@@ -183,3 +185,14 @@ def test_an_rsa_key_that_says_ecdsa_is_refused() -> None:
     area_bytes = sized(head + bytes.fromhex("080000000000") + sized(b"\xc1" * 256))
     appraisal = judge(with_endorsement(session(), ak_public=area_bytes))
     assert "A3:key-type" in appraisal.reasons
+
+
+# --- formats/crl.py
+
+
+@pytest.mark.parametrize("version", [b"\x02", b"\x41", b"\xff"])
+def test_a_revocation_list_of_an_unknown_version_is_our_error(version: bytes) -> None:
+    data = make_crl(authority().issuer.subject, ec.generate_private_key(ec.SECP256R1()))
+    assert data.count(b"\x02\x01\x01\x30") == 1  # the version, and the algorithm behind it
+    with pytest.raises(FormatError, match="not a certificate revocation list"):
+        parse_crl(data.replace(b"\x02\x01\x01\x30", b"\x02\x01" + version + b"\x30"))

@@ -75,7 +75,7 @@ def parse_crl(data: bytes) -> RevocationList:
     try:
         with _quiet():
             parsed = x509.load_pem_x509_crl(data) if pem else x509.load_der_x509_crl(data)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, x509.InvalidVersion) as error:
         raise FormatError("not a certificate revocation list") from error
     for extension in _readable(lambda: parsed.extensions):
         if extension.critical or isinstance(extension.value, _PARTIAL):
