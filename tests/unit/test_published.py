@@ -547,6 +547,20 @@ def test_a_list_of_what_is_attached_is_not_believed(name: str) -> None:
     assert said in refused.value.message
 
 
+def test_a_registry_may_keep_the_list_itself() -> None:
+    shelf = attached()
+    tag = next(name for name in shelf.instead if "sha256-" in name)
+    listed = shelf.instead.pop(tag)
+    with pytest.raises(ChannelError, match="expected artifact type"):
+        pull(shelf, f"@{sha256(IMAGE)}")
+    query = "?artifactType=application%2Fvnd.blindbuild.publication.v1"
+    shelf.instead[f"referrers/{sha256(IMAGE)}{query}"] = listed
+    assert pull(shelf, f"@{sha256(IMAGE)}").envelope == ENVELOPE
+    shelf.instead[f"referrers/{sha256(IMAGE)}{query}"] = Answer(200, listed.body, kind="text/html")
+    with pytest.raises(ChannelError, match=f"expected {INDEX_TYPE}, got 'text/html'".replace("+", "[+]")):
+        pull(shelf, f"@{sha256(IMAGE)}")
+
+
 def test_what_is_attached_to_a_tag_is_not_guessed() -> None:
     shelf = attached()
     shelf.instead["manifests/1"] = Answer(200, IMAGE, kind=MANIFEST_TYPE)
@@ -821,6 +835,32 @@ def taking(location: str, *, kept: bytes | None = None) -> Callable[[Request], A
         return Answer(404)
 
     return answer
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_who_keeps_the_list_of_what_is_attached(kept: bool) -> None:
+    owner = publisher()
+    release = Published(owner.envelope, owner.release, None, None, (), "here")
+    shelf, seen = attached(), {}
+
+    def answer(request: Request) -> Answer:
+        if request.method == "PUT":
+            seen[request.path.rpartition("/")[2]] = request.body
+            return Answer(201, headers={"OCI-Subject": sha256(IMAGE)} if kept else {})
+        if request.method == "POST":
+            return Answer(202, headers={"Location": "up"})
+        name = request.path.rpartition("/")[2]
+        if name in seen:
+            kind = INDEX_TYPE if name.startswith("sha256-") else MANIFEST_TYPE
+            return Answer(200, seen[name], kind=kind)
+        return Answer(404) if "sha256-" in name else shelf(request)
+
+    with serving(answer) as server:
+        place = Reference.parse(f"oci://{server.host}/hello:1")
+        subject = Reference.parse(f"oci://h/x@{sha256(IMAGE)}").digest
+        pushed = push_published(release, place, Access(plain_http=True), subject=subject)
+    assert (pushed.listed is None) == kept
+    assert (f"sha256-{sha256(IMAGE)[7:]}" in seen) == (not kept)
 
 
 @pytest.mark.parametrize("location", ["up?state=1", "/v2/hello/blobs/uploads/1", "https://h"])

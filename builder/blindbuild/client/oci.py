@@ -25,16 +25,13 @@ from blindbuild.digest import Digest
 from blindbuild.errors import ChannelError, FormatError, UsageError
 from blindbuild.formats.dsse import MAX_ENVELOPE
 from blindbuild.formats.oci import (
-    INDEX_TYPE,
     MANIFEST_TYPE,
-    MAX_OCI_INDEX,
     MAX_OCI_MANIFEST,
     Artifact,
     Descriptor,
     Reference,
     find_attached,
     parse_artifact,
-    referrers_tag,
 )
 from blindbuild.formats.tlog_proof import MAX_TLOG_PROOF
 from blindbuild.manifest.ledger import MAX_LEDGER
@@ -105,14 +102,13 @@ def _attached(registry: Registry, reference: Reference) -> Descriptor | None:
     """Return the one publication that is attached to a manifest, or None when there is none."""
     if reference.digest is None:
         return None  # by tag it would be unclear what was meant: this one, or what it is attached to
-    tag = referrers_tag(reference.digest)
-    data = registry.manifest(tag, media_type=INDEX_TYPE, limit_bytes=MAX_OCI_INDEX)
+    data = registry.attached(reference.digest, artifact_type=PUBLICATION_TYPE)
     if data is None:
         return None
     try:
         found = find_attached(data, artifact_type=PUBLICATION_TYPE)
     except FormatError as error:
-        raise ChannelError(f"{reference.tagged(tag)}: {error.message}") from error
+        raise ChannelError(f"{reference}: attached: {error.message}") from error
     if len(found) > 1:
         listed = ", ".join(str(entry.digest) for entry in found[:4])
         raise ChannelError(

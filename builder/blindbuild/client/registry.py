@@ -20,7 +20,7 @@ from blindbuild.client.web import MAX_ANSWER_S, MOVED, NOT_THERE, Reply, exchang
 from blindbuild.digest import Digest
 from blindbuild.errors import ChannelError, FormatError, UsageError
 from blindbuild.formats.canonical import parse_json
-from blindbuild.formats.oci import Descriptor, Reference
+from blindbuild.formats.oci import INDEX_TYPE, MAX_OCI_INDEX, Descriptor, Reference, referrers_tag
 
 MAX_REDIRECTS = 3  # for one blob; registries use one or two
 MAX_TOKEN_ANSWER = 1 << 16  # bytes
@@ -116,6 +116,25 @@ class Registry:
         actual = Digest.sha256(reply.body)
         if name.startswith("sha256:") and str(actual) != name:
             raise ChannelError(f"{self.reference}: expected manifest {name}, got {actual}")
+        return reply.body
+
+    def attached(self, subject: Digest, *, artifact_type: str) -> bytes | None:
+        """Return the index of what is attached to a manifest, or None when there is none.
+
+        Asked is the registry's own list, and the tag that stands for it where there is no such list.
+
+        Raises:
+            ChannelError: it is no index, no access, or no answer.
+
+        Source: distribution-spec 1.1, "Listing Referrers"; further pages of a list are not asked for.
+        """
+        query = urllib.parse.urlencode({"artifactType": artifact_type})
+        reply = self.request("GET", f"referrers/{subject}?{query}", limit_bytes=MAX_OCI_INDEX)
+        if reply.status != _OK:
+            tag = referrers_tag(subject)
+            return self.manifest(tag, media_type=INDEX_TYPE, limit_bytes=MAX_OCI_INDEX)
+        if (kind := reply.headers.get_content_type()) != INDEX_TYPE:
+            raise ChannelError(f"{self.reference}: expected {INDEX_TYPE}, got {kind[:120]!r}")
         return reply.body
 
     def blob(self, wanted: Descriptor) -> bytes:
