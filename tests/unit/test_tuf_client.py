@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from blindbuild.client.tuf import TufRepository
-from blindbuild.errors import BlindbuildError, ChannelError, UsageError, VerificationError
+from blindbuild.errors import BlindbuildError, ChannelError, ToolError, UsageError, VerificationError
 from tests.bad_inputs import ACCEPTED, record, refusing
 from tests.fakes.published import NOW
 from tests.fakes.tuf_world import (
@@ -587,6 +588,15 @@ def test_who_pins_no_root_or_names_no_place_uses_it_wrongly(client: Client) -> N
     plain = replace(client.trust, tuf_root=None)
     with pytest.raises(UsageError, match="pins a TUF root"):
         TufRepository(plain, str(client.path)).refresh()
+
+
+def test_a_client_without_the_library_says_what_to_install(
+    client: Client, world: TufWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "blindbuild.client.tuf_refresh", None)
+    with pytest.raises(ToolError) as caught:
+        client.sees(world).refresh()
+    assert caught.value.hint == "pip install 'blindbuild[tuf]'"
 
 
 def test_the_place_may_stand_in_the_trust_file(world: TufWorld) -> None:
