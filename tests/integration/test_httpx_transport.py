@@ -275,12 +275,23 @@ def test_a_server_that_is_silent_during_the_exchange_meets_the_timeout(driver: D
         assert server.asked == []
 
 
-def test_an_answer_before_its_request_is_refused(driver: Driver) -> None:
+@pytest.mark.parametrize("apart", [False, True], ids=["in one piece", "in two pieces"])
+def test_an_answer_before_its_request_is_refused(driver: Driver, apart: bool) -> None:
+    lie = answer(200, b"what you wanted to hear")
+
     def twice(request: Request, data: bytes) -> bytes:
-        return data + answer(200, b"what you wanted to hear") if request.method == "POST" else data
+        if request.method != "POST":
+            return data
+        if not apart:
+            return data + lie
+        server.streams[-1].sendall(data)
+        return lie
+
+    def wait(_record: object) -> None:  # until the second piece is there, too
+        time.sleep(0.1)
 
     with RecordingServer(honest(), tamper=twice) as server:
-        error = refused(driver, server.url, expectation())
+        error = refused(driver, server.url, expectation(audit=wait))
         assert isinstance(error, ChannelError)
         assert "sent an answer before it was asked" in (error.hint or "")
         assert server.asked == []
@@ -297,6 +308,18 @@ def test_an_answer_between_verdict_and_request_is_refused(driver: Driver) -> Non
         error = refused(driver, server.url, expectation(audit=speak_up))
         assert isinstance(error, ChannelError)
         assert "sent an answer before it was asked" in (error.hint or "")
+        assert server.asked == []
+
+
+def test_a_server_that_leaves_between_verdict_and_request_is_an_error_in_words(driver: Driver) -> None:
+    def leave(_record: object) -> None:
+        server.hang_up()
+        time.sleep(0.1)
+
+    with RecordingServer(honest()) as server:
+        error = refused(driver, server.url, expectation(audit=leave))
+        assert isinstance(error, ChannelError)
+        assert "It was not repeated" in (error.hint or "")
         assert server.asked == []
 
 

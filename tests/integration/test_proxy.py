@@ -222,6 +222,17 @@ def test_a_redirect_is_not_followed_and_not_passed_on() -> None:
         assert other.visits == []
 
 
+def test_a_fault_of_the_proxys_own_is_a_refusal_that_quotes_nothing() -> None:
+    def broken() -> Expectation:
+        raise ZeroDivisionError(SECRET.decode())
+
+    with RecordingServer(honest()) as server, proxy(server, broken) as running:
+        status, _headers, body = running.ask()
+        assert status == 502
+        assert body == b"blindbuild: the proxy itself broke: ZeroDivisionError\n"
+        assert server.visits == []
+
+
 def test_nobody_there_is_said_in_words() -> None:
     with RecordingServer(honest()) as server:
         pass

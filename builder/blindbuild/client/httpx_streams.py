@@ -15,7 +15,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from blindbuild.client.advice import EARLY_ANSWER, OTHER_SERVER, channel_error
+from blindbuild.client.advice import EARLY_ANSWER, LOST, OTHER_SERVER, channel_error
 from blindbuild.client.exchange import Prepared, as_bytes
 from blindbuild.client.judge import Judge
 from blindbuild.client.transport import DEFAULT_TIMEOUT_S, Address, Peer, read_peer, refuse_early_answer
@@ -25,6 +25,7 @@ from blindbuild.verify import RecordedSession
 
 _CHUNK = 64 << 10  # bytes
 _READABLE = "is_readable"  # httpcore asks it of an idle connection, and closes one that says yes
+_MOMENT_S = 0.2  # for a record of TLS that is there to be read whole
 _T = TypeVar("_T")
 
 
@@ -51,7 +52,7 @@ class AttestedStream:
         """
         self._verdict.check()
         if not self._asking:
-            refuse_early_answer(self._inner.get_extra_info("socket"))
+            _check_silence(self._inner)
             self._asking = True
         self._inner.write(buffer, timeout)
 
@@ -93,7 +94,7 @@ class AsyncAttestedStream:
         """
         self._verdict.check()
         if not self._asking:
-            _refuse_sound(self._inner)
+            await _check_silence_async(self._inner)
             self._asking = True
         await self._inner.write(buffer, timeout)
 
@@ -268,18 +269,34 @@ def _wait(timeout: float | None) -> float:
     return DEFAULT_TIMEOUT_S if timeout is None else timeout
 
 
-def _refuse_sound(inner: Any) -> None:
-    """Refuse a connection on which something has arrived that nobody asked for."""
-    # what TLS itself sends after its handshake was read with the answers of the exchange
-    if inner.get_extra_info(_READABLE) or _has_data(inner.get_extra_info("ssl_object")):
+def _check_silence(inner: Any) -> None:
+    """Refuse a connection on which something has arrived that nobody asked for, or that has ended."""
+    try:
+        refuse_early_answer(inner.get_extra_info("socket"))
+    except OSError as error:
+        raise channel_error("connection lost before the request; attest again", LOST) from error
+
+
+async def _check_silence_async(inner: Any) -> None:
+    """The same; what TLS sends for itself is no answer, and is waited for a moment."""
+    import anyio
+
+    data: bytes | None = _decrypted(inner.get_extra_info("ssl_object")) or None
+    if data is None and inner.get_extra_info(_READABLE):
+        with anyio.move_on_after(_MOMENT_S):
+            data = await inner.read(1)
+    if data == b"":
+        raise channel_error("connection lost before the request; attest again", LOST)
+    if data is not None:
         raise channel_error("expected no answer before a request, got one", EARLY_ANSWER)
 
 
-def _has_data(tls: ssl.SSLObject) -> bool:
+def _decrypted(tls: ssl.SSLObject) -> bytes:
+    """Return a byte of what was read from the network already, and not yet from TLS."""
     try:
-        return bool(tls.read(1))
-    except ssl.SSLError:  # nothing there, or the end of the connection, which the write will show
-        return False
+        return tls.read(1)
+    except ssl.SSLError:  # nothing there
+        return b""
 
 
 async def in_thread(work: Callable[[], _T]) -> _T:

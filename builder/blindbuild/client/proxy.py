@@ -84,6 +84,10 @@ class Proxy:
                     return _passed_on(connection.transmit(message))
         except BlindbuildError as error:
             return _failed(head, error, closing=not incoming.done)
+        except Exception as error:
+            # a fault of the proxy is a refusal too; its text may quote the request, so it is not shown
+            broken = BlindbuildError(f"the proxy itself broke: {type(error).__name__}")
+            return _failed(head, broken, closing=not incoming.done)
         raise ClientGoneError  # with the connection to the server as it was
 
     def _own(self, head: RequestHead) -> tuple[str, ...]:
