@@ -239,6 +239,7 @@ def test_nothing_is_added_to_an_envelope_of_another_type(place: Place) -> None:
         (place.image / file).write_text(json.dumps(value))
         words = ("sign", place.image, "--add", "--key", place.key("bert"))
         refused(EnvelopeError, "got 'application/json'", *words)
+        assert "signing" not in run(*words).stderr  # before anybody is shown what he would sign
         (place.image / file).write_bytes(before)
 
 
