@@ -31,6 +31,7 @@ from tests.fakes.world import authority, tpm
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "distribution.md").read_text()
+README = (ROOT / "README.md").read_text().partition("## Publishing")[2].partition("\n## ")[0]
 ROOTS = {"test_tpm_roots": [authority().root_pem], "test_tpm_intermediates": [authority().issuer_pem]}
 LEDGER = ledger_bytes(closed_ledger())
 
@@ -84,14 +85,17 @@ def verified(server: Server, manifest: str, *more: str) -> Result:
 # --- the page
 
 
-def blocks() -> list[str]:
-    found = re.findall(r"^```\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+def blocks(page: str) -> list[str]:
+    found = re.findall(r"^```(?:console)?\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     lines = "".join(found).replace("\\\n", " ").splitlines()
     return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
 
 
 @needs_registry
-def test_the_commands_of_the_page_run_in_their_order(place: Path, server: Server, registry: str) -> None:
+@pytest.mark.parametrize(("page", "least"), [(PAGE, 7), (README, 4)], ids=["page", "README"])
+def test_the_commands_of_the_page_run_in_their_order(
+    place: Path, server: Server, registry: str, page: str, least: int
+) -> None:
     (place / "public").mkdir()
     with static_files(place / "public") as address:
         known = {
@@ -99,8 +103,8 @@ def test_the_commands_of_the_page_run_in_their_order(place: Path, server: Server
             "registry.example/": f"{registry}/page/",
             "https://server.example": server.url,
         }
-        commands = blocks()
-        assert len(commands) >= 7
+        commands = blocks(page)
+        assert len(commands) >= least
         for command in commands:
             for name, real in known.items():
                 command = command.replace(name, real)
