@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.mutation.run import MODULES, run_module, run_steps
+from tests.mutation.run import MODULES, run_modules, run_steps
 
 
 def main() -> int:
@@ -21,8 +21,8 @@ def main() -> int:
     results = []
     if chosen.steps:
         results.append(run_steps(jobs=chosen.jobs, tests=chosen.tests))
-    paths = MODULES if chosen.all else chosen.paths
-    results += [run_module(path, jobs=chosen.jobs, tests=chosen.tests) for path in paths]
+    if paths := MODULES if chosen.all else chosen.paths:
+        results.append(run_modules(paths, jobs=chosen.jobs, tests=chosen.tests))
     for result in results:
         sys.stdout.write(f"\n{result.summary}\n")
         sys.stdout.writelines(f"survived: {key}\n" for key in result.unexplained)

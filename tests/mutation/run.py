@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from blindbuild.verify.checklist import LOG_TITLES, TITLES
 from tests.mutation.engine import Engine, StepOff, failures_noted
-from tests.mutation.mutants import PACKAGE, read_module
+from tests.mutation.mutants import PACKAGE, Module, read_module
 
 ROOT = Path(__file__).parent.parent.parent
 EQUIVALENT = Path(__file__).parent / "equivalent.txt"
@@ -78,26 +79,39 @@ def _files_with(pattern: re.Pattern[str]) -> list[str]:
     return [str(file.relative_to(ROOT)) for file in files if pattern.search(file.read_text())]
 
 
-def run_module(path: str, *, jobs: int = 1, tests: Sequence[str] | None = None) -> Result:
-    """Try the mutants of a module; those that its own tests miss are shown to everything that judges.
+def run_modules(paths: Sequence[str], *, jobs: int = 1, tests: Sequence[str] | None = None) -> Result:
+    """Try the mutants of modules; those that their own tests miss are shown to everything that judges.
 
     Args:
-        path: below the package.
+        paths: below the package.
         jobs: child processes at a time.
         tests: the files that may notice, and no others; by default those that `files_about` gives, then all.
     """
-    module = read_module(path)
-    first = files_about(path) if tests is None else list(tests)
-    engine = Engine(module.mutants, module.noted, jobs)
+    modules = [read_module(path) for path in paths]
+    first = sorted({file for path in paths for file in files_about(path)}) if tests is None else list(tests)
+    engine = Engine([mutant for module in modules for mutant in module.mutants], _noting(modules), jobs)
     _run(engine, first)
     rest = [change for change in engine.survivors if change.key not in equivalents()]
     more = sorted(set(_files_with(_WORLD)) - set(first)) if tests is None else []
     if rest and more:
-        again = Engine(rest, module.noted, jobs)
+        again = Engine(rest, _noting(modules), jobs)
         _run(again, more)
         engine.survivors = [c for c in engine.survivors if c not in rest] + again.survivors
         engine.killed += again.killed
-    return _result(path, engine)
+    return _result(" ".join(paths), engine)
+
+
+def _noting(
+    modules: Sequence[Module],
+) -> Callable[[Callable[[str], None]], contextlib.AbstractContextManager[None]]:
+    @contextlib.contextmanager
+    def noted(note: Callable[[str], None]) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for module in modules:
+                stack.enter_context(module.noted(note))
+            yield
+
+    return noted
 
 
 def run_steps(*, jobs: int = 1, tests: Sequence[str] | None = None) -> Result:

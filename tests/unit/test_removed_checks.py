@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import sys
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -18,12 +20,22 @@ from blindbuild.formats.dsse import SignerKey, parse_envelope
 from blindbuild.formats.tpm2 import Algorithm
 from blindbuild.formats.tpmkey import EccKey, PublicArea, RsaKey, Scheme, parse_sized_public
 from blindbuild.publish import generate_key
-from blindbuild.verify.checklist import Checklist
+from blindbuild.verify.checklist import Checklist, found
 from blindbuild.verify.quote import judge_signature
-from tests.bad_inputs import refused
+from tests.bad_inputs import refused, refusing
 from tests.fakes.ak_authority import make_crl
+from tests.fakes.published import Publisher, honest_boot, separator, statement_value
 from tests.fakes.software_tpm import QuoteShape, sized
-from tests.fakes.world import authority, judge, publisher, session, tpm, with_endorsement
+from tests.fakes.world import (
+    authority,
+    boot_of,
+    judge,
+    publisher,
+    session,
+    tpm,
+    with_endorsement,
+    with_evidence,
+)
 
 # --- verify/quote.py: the scheme is the key's own, and the key is one for it
 
@@ -196,3 +208,61 @@ def test_a_revocation_list_of_an_unknown_version_is_our_error(version: bytes) ->
     assert data.count(b"\x02\x01\x01\x30") == 1  # the version, and the algorithm behind it
     with pytest.raises(FormatError, match="not a certificate revocation list"):
         parse_crl(data.replace(b"\x02\x01\x01\x30", b"\x02\x01" + version + b"\x30"))
+
+
+# --- verify/replay.py and registers.py
+
+
+@pytest.mark.parametrize("register", [0, 1, 5])
+def test_a_separator_whose_digest_is_of_something_else_is_refused(register: int) -> None:
+    # the data says four zeros, and an error was measured
+    events = [
+        dataclasses.replace(e, measured=b"\1\0\0\0", data=bytes(4)) if e == separator(register) else e
+        for e in honest_boot()
+    ]
+    signer = Publisher(publisher().key, statement_value(events))
+    machine, log = boot_of(events)
+    appraisal = judge.but(published=signer)(session(machine, log, statement=signer.statement))
+    refused(appraisal, "E8:separator", saying="expected a separator of four zero bytes")
+
+
+def test_rules_that_say_nothing_exact_are_refused() -> None:
+    platforms = copy.deepcopy(publisher().value["predicate"]["platforms"])
+    for bank in platforms[0]["banks"].values():
+        for number, rule in bank["pcrs"].items():
+            if rule["rule"] == "exact":
+                bank["pcrs"][number] = {"rule": "oneOf", "values": [rule["value"]]}
+    lax = publisher().but(platforms=platforms)
+    refused(judge.but(published=lax)(session(statement=lax.statement)), "E2:rules-empty")
+
+
+# --- verify/appraise.py and checklist.py
+
+
+@pytest.mark.parametrize("part", ["judge_machine", "judge_binding", "judge_log", "judge_values"])
+def test_a_session_of_which_a_part_was_never_judged_is_not_accepted(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["blindbuild.verify.appraise"]  # the package has a function of that name
+    monkeypatch.setattr(module, part, lambda *_arguments: None)
+    appraisal = judge(session())
+    assert appraisal.reasons == frozenset()
+    with refusing("C7:incomplete"):
+        appraisal.accepted()
+
+
+def test_an_answer_of_another_profile_than_was_asked_for_is_refused() -> None:
+    made = with_evidence(session(), profile="hpke-quote-v1")
+    assert "C1:other-profile" in judge(made).reasons
+    asked = dataclasses.replace(made, profile="hpke-quote-v1")
+    assert "C1:other-profile" in judge(asked).reasons
+
+
+def test_a_step_is_run_once_and_needs_what_it_builds_upon() -> None:
+    steps = Checklist()
+    steps.run("M2", lambda: (None, ""))
+    with pytest.raises(AssertionError, match="run twice"):
+        steps.run("M2", lambda: (None, ""))
+    with pytest.raises(AssertionError, match="without the step it needs"):
+        found(None)
+    assert found(0) == 0
