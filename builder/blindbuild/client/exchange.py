@@ -101,8 +101,9 @@ class Prepared:
         answer = yield Question("POST", EVIDENCE_PATH, body=self._evidence_request(nonce, credential))
         elapsed = time.monotonic() - started
         # Q1: a nonce is only good for a while; the longer it is out, the more there is to try with it
-        if elapsed > min(MAX_NONCE_AGE_S, self.expectation.policy.evidence_age_s):
-            raise _late(elapsed)
+        limit = min(MAX_NONCE_AGE_S, self.expectation.policy.evidence_age_s)
+        if elapsed > limit:
+            raise _late(elapsed, limit)
         evidence = parse_evidence(_body_of(answer, "evidence"))
         if spki is None and evidence.sealing is not None:
             spki = evidence.sealing.spki
@@ -206,8 +207,8 @@ def _answer(max_body: int, deadline: float) -> Generator[None, bytes, Response]:
             return done.value  # type: ignore[no-any-return]
 
 
-def _late(elapsed_s: float) -> ChannelError:
-    return ChannelError(f"expected evidence within {MAX_NONCE_AGE_S:.0f} s, got it after {elapsed_s:.0f} s")
+def _late(elapsed_s: float, limit_s: float = MAX_NONCE_AGE_S) -> ChannelError:
+    return ChannelError(f"expected evidence within {limit_s:.0f} s, got it after {elapsed_s:.0f} s")
 
 
 def _refuse(published: Appraisal, expectation: Expectation, log: RequiredLog | None) -> None:
