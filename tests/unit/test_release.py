@@ -96,6 +96,12 @@ def test_a_release_names_what_it_replaces() -> None:
     assert parse_release(release_bytes(release)).replaces == release.replaces is not None
 
 
+def test_a_release_does_not_replace_another_products() -> None:
+    before = Publisher().but(sequence=41, name="other").statement
+    with pytest.raises(UsageError, match="expected to replace an earlier hello, got other"):
+        make_release(Publisher().statement, valid_from=1, valid_until=2, replaces=before)
+
+
 def test_a_truncated_release_gives_our_error_at_every_length() -> None:
     data = rfc8785.dumps(VALUE)
     for length in range(len(data)):

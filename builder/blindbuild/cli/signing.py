@@ -64,7 +64,7 @@ def sign_image(image: Path, key: ReleaseSigner, *, days: int) -> tuple[Digest, s
 
 
 def sign_release_of(image: Path, keys: Sequence[str], *, days: int, channel: str) -> Signed:
-    """Write both envelopes anew, signed by each of the keys.
+    """Write both envelopes anew, signed by each of the keys, of which there is one at least.
 
     Raises:
         UsageError: no such key.
@@ -77,18 +77,10 @@ def sign_release_of(image: Path, keys: Sequence[str], *, days: int, channel: str
     statement = read_statement(image)
     release = _new_release(statement, days=days, channel=channel)
     _show(release, count=0)
-    envelopes: Envelopes | None = None
-    signers = []
-    for key in keys:
-        with open_signer(key, ask_pin=ask_pin) as signer:
-            signers.append(signer.public.key_id)
-            if envelopes is None:
-                envelopes = sign_envelopes(signer, statement, release)
-            else:
-                envelopes = cosign_envelopes(signer, envelopes)
-    if envelopes is None:
-        raise UsageError("expected at least one key")
-    return Signed(_write(image, envelopes), release.statement, tuple(signers), release)
+    with open_signer(keys[0], ask_pin=ask_pin) as signer:
+        first, envelopes = signer.public.key_id, sign_envelopes(signer, statement, release)
+    others, envelopes = _cosign(envelopes, keys[1:])
+    return Signed(_write(image, envelopes), release.statement, (first, *others), release)
 
 
 def add_to_release_of(image: Path, keys: Sequence[str]) -> Signed:
@@ -107,12 +99,8 @@ def add_to_release_of(image: Path, keys: Sequence[str]) -> Signed:
     envelopes = Envelopes(manifest, published)
     release = check_envelopes(envelopes, statement, now=unix_time())
     _show(release, count=len(parse_envelope(manifest).signatures))
-    signers = []
-    for key in keys:
-        with open_signer(key, ask_pin=ask_pin) as signer:
-            signers.append(signer.public.key_id)
-            envelopes = cosign_envelopes(signer, envelopes)
-    return Signed(_write(image, envelopes), release.statement, tuple(signers), release)
+    signers, envelopes = _cosign(envelopes, keys)
+    return Signed(_write(image, envelopes), release.statement, signers, release)
 
 
 def sign_as_rebuilder(image: Path, keys: Sequence[str], *, published: Path | None) -> Signed:
@@ -165,6 +153,15 @@ def read_statement(image: Path) -> bytes:
 def _new_release(statement: bytes, *, days: int, channel: str) -> Release:
     now = unix_time()
     return make_release(statement, valid_from=now, valid_until=now + days * DAY_S, channel=channel)
+
+
+def _cosign(envelopes: Envelopes, keys: Sequence[str]) -> tuple[tuple[str, ...], Envelopes]:
+    signers = []
+    for key in keys:
+        with open_signer(key, ask_pin=ask_pin) as signer:
+            signers.append(signer.public.key_id)
+            envelopes = cosign_envelopes(signer, envelopes)
+    return tuple(signers), envelopes
 
 
 def _write(image: Path, envelopes: Envelopes) -> tuple[Path, ...]:
