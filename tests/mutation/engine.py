@@ -21,6 +21,10 @@ MAX_MUTANT_S = 120  # a mutant that loops for ever has been noticed
 _SURVIVED, _KILLED = 0, 1
 
 
+# while it is entered, it calls the function with the keys of changes whose places are reached
+Noted = Callable[[Callable[[str], None]], AbstractContextManager[None]]
+
+
 class Change(Protocol):
     """What an engine can try."""
 
@@ -75,16 +79,11 @@ class Engine:
 
     Args:
         changes: what to try.
-        noted: while it is entered, it notes the keys of changes whose places are reached.
+        noted: tells which changes a test reaches.
         jobs: how many child processes at a time.
     """
 
-    def __init__(
-        self,
-        changes: Sequence[Change],
-        noted: Callable[[Callable[[str], None]], AbstractContextManager[None]],
-        jobs: int,
-    ) -> None:
+    def __init__(self, changes: Sequence[Change], noted: Noted, jobs: int) -> None:
         self._changes, self._noted, self._jobs = changes, noted, jobs
         self.survivors: list[Change] = []
         self.killed: list[Change] = []

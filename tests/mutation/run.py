@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from blindbuild.verify.checklist import LOG_TITLES, TITLES
-from tests.mutation.engine import Engine, StepOff, failures_noted
+from blindbuild.verify.current import CURRENT_TITLES
+from blindbuild.verify.rebuilders import REBUILD_TITLES
+from tests.mutation.engine import Change, Engine, Noted, StepOff, failures_noted
 from tests.mutation.mutants import PACKAGE, Module, read_module
 
 ROOT = Path(__file__).parent.parent.parent
@@ -88,22 +90,12 @@ def run_modules(paths: Sequence[str], *, jobs: int = 1, tests: Sequence[str] | N
         tests: the files that may notice, and no others; by default those that `files_about` gives, then all.
     """
     modules = [read_module(path) for path in paths]
-    first = sorted({file for path in paths for file in files_about(path)}) if tests is None else list(tests)
-    engine = Engine([mutant for module in modules for mutant in module.mutants], _noting(modules), jobs)
-    _run(engine, first)
-    rest = [change for change in engine.survivors if change.key not in equivalents()]
-    more = sorted(set(_files_with(_WORLD)) - set(first)) if tests is None else []
-    if rest and more:
-        again = Engine(rest, _noting(modules), jobs)
-        _run(again, more)
-        engine.survivors = [c for c in engine.survivors if c not in rest] + again.survivors
-        engine.killed += again.killed
-    return _result(" ".join(paths), engine)
+    changes = [mutant for module in modules for mutant in module.mutants]
+    first = sorted({file for path in paths for file in files_about(path)})
+    return _try(" ".join(paths), changes, _noting(modules), jobs, first, tests)
 
 
-def _noting(
-    modules: Sequence[Module],
-) -> Callable[[Callable[[str], None]], contextlib.AbstractContextManager[None]]:
+def _noting(modules: Sequence[Module]) -> Noted:
     @contextlib.contextmanager
     def noted(note: Callable[[str], None]) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
@@ -115,11 +107,30 @@ def _noting(
 
 
 def run_steps(*, jobs: int = 1, tests: Sequence[str] | None = None) -> Result:
-    """Switch off each step of the checklist in turn."""
-    changes = [StepOff(step) for step in {**TITLES, **LOG_TITLES}]
-    engine = Engine(changes, failures_noted, jobs)
-    _run(engine, files_about("verify/appraise.py") if tests is None else tests)
-    return _result("steps", engine)
+    """Switch off each step of the checklist in turn; with `tests`, as `run_modules`."""
+    titles = {**TITLES, **LOG_TITLES, **REBUILD_TITLES, **CURRENT_TITLES}
+    return _try("steps", [StepOff(step) for step in titles], failures_noted, jobs, _JUDGES, tests)
+
+
+def _try(
+    name: str,
+    changes: Sequence[Change],
+    noted: Noted,
+    jobs: int,
+    first: Sequence[str],
+    only: Sequence[str] | None,
+) -> Result:
+    """Try changes on the first tests, and on everything that judges what those did not notice."""
+    engine = Engine(changes, noted, jobs)
+    _run(engine, only or first)
+    rest = [change for change in engine.survivors if change.key not in equivalents()]
+    more = [] if only else sorted(set(_files_with(_WORLD)) - set(first))
+    if rest and more:
+        again = Engine(rest, noted, jobs)
+        _run(again, more)
+        engine.survivors = [c for c in engine.survivors if c not in rest] + again.survivors
+        engine.killed += again.killed
+    return _result(name, engine)
 
 
 def _run(engine: Engine, files: Sequence[str]) -> None:
