@@ -14,6 +14,7 @@ from blindbuild.cli import judging
 from blindbuild.cli.following import record_repository
 from blindbuild.cli.main import main
 from blindbuild.cli.options import JudgingOptions
+from blindbuild.cli.recorded import saved_bytes
 from blindbuild.client import Expectation, StateStore
 from blindbuild.digest import Digest
 from blindbuild.errors import BlindbuildError, UsageError, VerificationError
@@ -327,3 +328,11 @@ def test_what_a_refresh_read_is_what_a_bundle_needs(tmp_path: Path) -> None:
     files = record_repository(options, world.trust(), "stable", NOW)
     assert files.keys() <= world.files().keys()
     assert audit_of(world, files, tmp_path).exit_code == 4
+
+
+def test_what_could_not_be_read_again_is_not_written() -> None:
+    made = session(statement=BY.statement)
+    many = Bundle(made, BY.envelope, NOW, rebuilds=(b"x",) * 17)
+    with pytest.raises(VerificationError, match="rebuilds: expected 1 to 16"):
+        saved_bytes(many)
+    assert parse_bundle(saved_bytes(Bundle(made, BY.envelope, NOW))).envelope == BY.envelope

@@ -116,8 +116,8 @@ REFUSED = {
     "a way out of the directory": ({"tuf": {"../x": ""}}, "expected names of files"),
     "an absolute name": ({"tuf": {"/x": ""}}, "expected names of files"),
     "a file that is a number": ({"tuf": {"x": 1}}, "expected names of files"),
-    "a proof of 65 KiB": ({"logProof": b64(bytes((1 << 16) + 3))}, "at most"),
-    "a file of the repository of 2 MiB": ({"tuf": {"x": b64(bytes((2 << 20) + 3))}}, "at most"),
+    "a proof of 145 KiB": ({"logProof": b64(bytes(145 << 10))}, "at most"),
+    "a file of the repository of 4 MiB": ({"tuf": {"x": b64(bytes((4 << 20) + 3))}}, "at most"),
 }
 
 

@@ -12,7 +12,7 @@ from blindbuild.errors import ManifestError, UsageError
 from blindbuild.host.files import read_bytes
 from blindbuild.manifest import format_time, parse_time
 from blindbuild.verify import RecordedSession, parse_session
-from blindbuild.verify.bundle import MAX_BUNDLE, Bundle, looks_like_bundle, parse_bundle
+from blindbuild.verify.bundle import MAX_BUNDLE, Bundle, bundle_bytes, looks_like_bundle, parse_bundle
 from blindbuild.verify.session import MAX_SESSION
 
 AUDITED = 4  # exit code: it would have been accepted then; "verified" is only said of a server, now
@@ -63,6 +63,17 @@ def make_bundle(session: RecordedSession, judged_by: Expectation, tuf: Mapping[s
         crls=tuple(judged_by.crls),
         tuf=tuf,
     )
+
+
+def saved_bytes(bundle: Bundle) -> bytes:
+    """Return what --save writes; what could not be read again is not written.
+
+    Raises:
+        ManifestError, VerificationError: a part is too large, or there are too many.
+    """
+    data = bundle_bytes(bundle)
+    parse_bundle(data)
+    return data
 
 
 def read_time(text: str | None) -> int | None:

@@ -11,7 +11,7 @@ import click
 from blindbuild.cli.following import record_repository
 from blindbuild.cli.judging import expect, show_appraisal, verdict_json
 from blindbuild.cli.options import JudgingOptions, json_option, judging_options, print_json
-from blindbuild.cli.recorded import AUDITED, make_bundle, read_recorded, read_time
+from blindbuild.cli.recorded import AUDITED, make_bundle, read_recorded, read_time, saved_bytes
 from blindbuild.client import Expectation, attest
 from blindbuild.client.advice import accepted_or_advice
 from blindbuild.client.audit import record_decision
@@ -20,7 +20,6 @@ from blindbuild.formats.printable import visible
 from blindbuild.host.files import write_atomically
 from blindbuild.manifest import format_time
 from blindbuild.verify import Appraisal, RecordedSession
-from blindbuild.verify.bundle import bundle_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ def command(server: str, options: JudgingOptions, **how: Any) -> None:
     address = "" if chosen.recorded else server
     record_decision(judged_by, server=address, appraisal=appraisal, session=session)
     if chosen.save is not None:
-        write_atomically(chosen.save, bundle_bytes(make_bundle(session, judged_by, _tuf(options, judged_by))))
+        write_atomically(chosen.save, saved_bytes(make_bundle(session, judged_by, _tuf(options, judged_by))))
     _show(appraisal, judged_by, session, chosen, address)
     accepted = accepted_or_advice(appraisal)
     if session.live:

@@ -12,19 +12,19 @@ from dataclasses import dataclass, field
 
 from blindbuild.errors import FormatError, ManifestError, VerificationError
 from blindbuild.formats.canonical import JsonValue, canonical_bytes, parse_json
+from blindbuild.formats.dsse import MAX_ENVELOPE
 from blindbuild.formats.fields import Fields, decode_base64, encode_base64
+from blindbuild.formats.tlog_proof import MAX_TLOG_PROOF
+from blindbuild.formats.tpm2 import MAX_CRL
 from blindbuild.manifest import format_time, parse_time
+from blindbuild.manifest.ledger import MAX_LEDGER
+from blindbuild.manifest.rebuild import MAX_REBUILD_ENVELOPE, MAX_REBUILDS
 from blindbuild.verify.session import MAX_SESSION, RecordedSession, parse_session, session_bytes
 
 MAX_BUNDLE = 48 << 20  # bytes; the sum of what may be in it, as base64
-MAX_REBUILDS = 16  # as many as rebuilders may sign
 MAX_CRLS = 64  # one an authority
-MAX_TUF_FILES = 64  # a chain of roots, three other roles, and a few targets
-_MAX_ENVELOPE = 2 << 20
-_MAX_LEDGER = 4 << 20
-_MAX_PROOF = 1 << 16
-_MAX_CRL = 4 << 20
-_MAX_TUF_FILE = 2 << 20
+MAX_TUF_FILES = 64  # a chain of roots, three other roles, and the list of what was withdrawn
+_MAX_TUF_FILE = 4 << 20  # bytes; the largest role that a client takes
 _TUF_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,127}){0,4}")
 
 
@@ -55,9 +55,9 @@ class Bundle:
 
 
 _ONE = {  # field -> what it is in JSON, and its limit
-    "release": ("release", _MAX_ENVELOPE),
-    "ledger": ("ledger", _MAX_LEDGER),
-    "log_proof": ("logProof", _MAX_PROOF),
+    "release": ("release", MAX_ENVELOPE),
+    "ledger": ("ledger", MAX_LEDGER),
+    "log_proof": ("logProof", MAX_TLOG_PROOF),
 }
 
 
@@ -122,13 +122,13 @@ def _read(value: JsonValue) -> Bundle:
     }
     return Bundle(
         session=parse_session(canonical_bytes(fields.raw("session"))),
-        envelope=fields.base64("manifest", max_bytes=_MAX_ENVELOPE),
+        envelope=fields.base64("manifest", max_bytes=MAX_ENVELOPE),
         saved_at=parse_time(fields.text("savedAt")),
         release=parts["release"],
         ledger=parts["ledger"],
         log_proof=parts["log_proof"],
-        rebuilds=_list(fields, "rebuilds", MAX_REBUILDS, _MAX_ENVELOPE),
-        crls=_list(fields, "crls", MAX_CRLS, _MAX_CRL),
+        rebuilds=_list(fields, "rebuilds", MAX_REBUILDS, MAX_REBUILD_ENVELOPE),
+        crls=_list(fields, "crls", MAX_CRLS, MAX_CRL),
         tuf=_tuf(fields) if "tuf" in fields else {},
     )
 
