@@ -31,8 +31,9 @@ NOTHING_REVOKED = b'{"_type":"urn:blindbuild:revoked:v1","revoked":[]}'
 
 
 def canonical(value: Any) -> bytes:
-    """OLPC canonical JSON; of ASCII text without quotes it is this."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    """OLPC canonical JSON; of text without quotes it is this: only quotes and backslashes are escaped."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.replace("\\n", "\n").encode()
 
 
 def at(seconds: int) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from blindbuild.client.tuf import TufRepository
 from blindbuild.errors import BlindbuildError, ChannelError, ToolError, UsageError, VerificationError
@@ -32,6 +34,14 @@ TIMESTAMP, SNAPSHOT, TARGETS = (
     "metadata/1.snapshot.json",
     "metadata/1.targets.json",
 )
+
+
+WEAK_RSA = rsa.generate_private_key(65537, 1024)  # noqa: S505  it is to be refused
+OTHER_CURVE = ec.generate_private_key(ec.SECP256K1())
+
+
+def pem_of(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> str:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +213,14 @@ def test_a_threshold_met_by_one_key_under_two_ids_is_refused(tmp_path: Path, rol
         ({"keytype": "ed25519", "scheme": "ed25519", "keyval": {"public": "01" + "00" * 31}}, "small order"),
         ({"keytype": "ed25519", "scheme": "ed25519", "keyval": {"public": "00"}}, "can be read"),
         ({"keytype": "rsa", "scheme": "rsassa-pss-sha256", "keyval": {"public": "no key"}}, "can be read"),
+        (
+            {"keytype": "rsa", "scheme": "rsassa-pss-sha256", "keyval": {"public": pem_of(WEAK_RSA)}},
+            "RSA of 2048 bits",
+        ),
+        (
+            {"keytype": "ecdsa", "scheme": "ecdsa-sha2-nistp256", "keyval": {"public": pem_of(OTHER_CURVE)}},
+            "NIST curve, got secp256k1",
+        ),
     ],
 )
 def test_keys_that_prove_nothing_are_refused(tmp_path: Path, keyval: dict, why: str) -> None:
@@ -215,6 +233,17 @@ def test_keys_that_prove_nothing_are_refused(tmp_path: Path, keyval: dict, why: 
         Client(tmp_path, world.trust()).sees(world).refresh()
     assert (caught.value.step, caught.value.reason) == ("M2", "key-unusable")
     assert why in caught.value.message
+
+
+def test_a_threshold_that_no_keys_can_meet_is_refused(tmp_path: Path) -> None:
+    world = TufWorld()
+    value = world.root_value(1)
+    value["roles"]["targets"]["threshold"] = 2
+    world.roots = [file_of(value, world.root_keys[:2])]
+    with pytest.raises(VerificationError) as caught:
+        Client(tmp_path, world.trust()).sees(world).refresh()
+    assert (caught.value.step, caught.value.reason) == ("M2", "keys-not-unique")
+    assert "threshold of 1 to 1, got 2" in caught.value.message
 
 
 @pytest.mark.bad_input(55)
@@ -607,5 +636,5 @@ def test_the_place_may_stand_in_the_trust_file(world: TufWorld) -> None:
 def test_the_canonical_form_of_the_fake_is_that_of_the_library() -> None:
     from securesystemslib.formats import encode_canonical
 
-    value = TufWorld().root_value(1)
+    value = TufWorld().root_value(1) | {"more": pem_of(WEAK_RSA)}
     assert encode_canonical(value).encode() == canonical(value)

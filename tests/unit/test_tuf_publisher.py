@@ -250,6 +250,19 @@ def test_a_change_drops_the_signatures_of_what_was_staged_before(tmp_path: Path)
     assert "manifests/hello/stable/43.dsse.json: new" in outcome.changes
 
 
+def test_what_is_staged_for_an_earlier_state_is_dropped(house: House) -> None:
+    house.add(42, signers=house.releases)  # complete, but for the online key
+    staged = house.repository / "staged" / "targets.json"
+    earlier = staged.read_bytes()
+    house.publisher.refresh([house.online])
+    house.add(43)
+    staged.write_bytes(earlier)  # from somebody's older copy
+    outcome = house.publisher.refresh([house.online])
+    assert (outcome.changes, outcome.waiting) == ((), ())
+    assert not staged.exists()
+    assert house.publisher.releases() == ("hello/stable/43",)
+
+
 def test_nobody_signs_what_is_not_staged_or_not_his(house: House) -> None:
     with pytest.raises(UsageError, match="got nothing"):
         house.publisher.sign([house.releases[0]])

@@ -142,24 +142,19 @@ def sign(metadata: Metadata[Any], signers: Iterable[ReleaseSigner], roots: Seque
 
 
 def is_signed(metadata: Metadata[Any], root: Root) -> bool:
-    """Return whether enough keys of a root signed a role, each public key counted once."""
+    """Return whether enough keys of a root signed a role; `Content.problems` says whether they differ."""
     return not missing(metadata, root)
 
 
 def missing(metadata: Metadata[Any], root: Root) -> str:
     """Return what is missing for a role to be signed, or nothing."""
     role = metadata.signed.type
-    try:
-        result = root.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
-        unique = {public_bytes(key) for key in result.signed.values()}
-    except (RepositoryError, FormatError, ValueError) as error:
-        return f"{role}: {error}"
-    if len(unique) >= result.threshold:
+    result = root.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+    if result.verified:
         return ""
     absent = ", ".join(sorted(keyid[:16] for keyid in result.unsigned))
-    return (
-        f"{role} {metadata.signed.version}: {len(unique)} of {result.threshold} signatures, not by {absent}"
-    )
+    count = f"{len(result.signed)} of {result.threshold} signatures"
+    return f"{role} {metadata.signed.version}: {count}, not by {absent}"
 
 
 def read_metadata(kind: type[Signed], data: bytes) -> Metadata[Signed]:

@@ -336,8 +336,6 @@ class TufPublisher:
             self.files.write(snapshot)
         old = None if state is None else state.root.signed
         both = old is not None and all(is_signed(role, old) for role in (targets, snapshot, timestamp))
-        if old is not None and both:
-            both = not Content(targets.signed, self.files).problems(old)
         if plan.root is not None and not both:
             self.files.write(plan.root)
         self.files.write_timestamp(timestamp)
