@@ -98,13 +98,15 @@ def test_a_request_goes_over_the_very_connection_that_was_judged(driver: Driver)
 
 def test_nothing_about_the_caller_is_said_before_the_verdict(driver: Driver) -> None:
     with RecordingServer(honest()) as server:
+        by_name = f"https://localhost:{server.port}"  # an address would not be sent as a name anyway
         client = driver.client(
-            server.url, expectation(), headers={"Authorization": "Bearer k"}, cookies={"session": "c"}
+            by_name, expectation(), headers={"Authorization": "Bearer k"}, cookies={"session": "c"}
         )
         driver.run(client, post())
         visit = server.visits[0]
         for request in visit.requests[:2]:
             assert set(request.headers) <= {"host", "content-type", "content-length"}
+            assert request.headers["host"] == f"localhost:{server.port}"
         assert visit.requests[2].headers["authorization"] == "Bearer k"
         assert visit.requests[2].headers["cookie"] == "session=c"
         assert visit.server_name is None  # SNI

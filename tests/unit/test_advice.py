@@ -11,7 +11,12 @@ import pytest
 from blindbuild.client import advice
 from blindbuild.client.advice import Advice, accepted_or_advice, advise
 from blindbuild.client.exchange import ask, prepare
-from blindbuild.client.httpx_streams import AsyncAttestedStream, AttestedStream
+from blindbuild.client.httpx_streams import (
+    AsyncAttestedStream,
+    AsyncAttestingBackend,
+    AttestedStream,
+    AttestingBackend,
+)
 from blindbuild.client.judge import Judge
 from blindbuild.client.transport import Address, Peer
 from blindbuild.client.verdict import Verdict, judge
@@ -127,6 +132,17 @@ def test_a_verdict_ends_by_the_clock_that_nobody_can_set(monkeypatch: pytest.Mon
     later = time.monotonic() + 3601
     monkeypatch.setattr("blindbuild.client.verdict.time.monotonic", lambda: later)
     assert not made.holds()
+
+
+def test_the_backend_connects_to_the_one_server_alone() -> None:
+    judged_by = Judge(Address("host", 443), expectation(), refresh_s=0.0)
+    for host, port in (("other", 443), ("host", 8443)):
+        with pytest.raises(ChannelError, match="expected to connect to host"):
+            AttestingBackend(Wire(), judged_by).connect_tcp(host, port)
+        with pytest.raises(ChannelError, match="expected to connect to host"):
+            AsyncAttestingBackend(AsyncWire(), judged_by).connect_tcp(host, port).send(None)
+    with pytest.raises(ChannelError, match="expected a server with an address"):
+        AttestingBackend(Wire(), judged_by).connect_unix_socket("/run/other")
 
 
 def test_no_second_tls_goes_over_an_attested_stream() -> None:
