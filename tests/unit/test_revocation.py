@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from blindbuild.errors import VerificationError
 from blindbuild.formats.certificate import parse_certificate, parse_pem_certificate
+from blindbuild.formats.der import BIT_STRING, read_members, read_only, write_element, write_sequence
 from blindbuild.manifest import parse_trust
 from blindbuild.verify import Outcome, Policy
 from blindbuild.verify.revocation import RevocationCheck, check_revocation
@@ -187,3 +188,14 @@ def test_a_path_that_is_not_there_is_not_looked_up() -> None:
     appraisal = STRICT.but(crls=(of_issuer(),))(made)
     refused(appraisal, "A4:certificate-path")
     assert step(appraisal).detail == "not reached: needs A4"
+
+
+def test_a_list_that_names_no_end_is_refused() -> None:
+    # the library writes none, so its nextUpdate is taken out and the rest signed again (RFC 5280, 5.1)
+    tbs, algorithm, _signature = read_members(read_only(of_issuer()))
+    version, signed_by, name, this_update, _next_update, *more = read_members(tbs)
+    kept = (version, signed_by, name, this_update, *more)
+    endless = write_sequence(*(element.encoded for element in kept))
+    signature = AUTHORITY.issuer_key.sign(endless, ec.ECDSA(hashes.SHA256()))
+    crl = write_sequence(endless, algorithm.encoded, write_element(BIT_STRING, b"\0" + signature))
+    refused(judged(crl), "A7:crl-expired", saying="without an end")

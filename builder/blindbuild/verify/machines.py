@@ -42,10 +42,10 @@ def judge_machine_list(steps: Checklist, session: RecordedSession, basis: Basis,
         steps.skip("A10", "any machine that the trust file believes")
         return
     needs = ["A1", "A2", "A5"]
-    if allowed.endorsement_keys and shown.by_credential:
-        needs.append("A8")  # only a credential shows that this very TPM has the endorsement key
-    if allowed.instances and shown.certified:
+    if shown.certified:
         needs += ["A6", "A9", "A4"]
+    if shown.by_credential:
+        needs.append("A8")  # only a credential shows that this very TPM has the endorsement key
     steps.run("A10", lambda: _check(allowed, session, shown), needs=needs)
 
 
