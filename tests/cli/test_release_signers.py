@@ -12,7 +12,7 @@ import rfc8785
 from click.testing import CliRunner, Result
 
 from blindbuild.cli.main import main
-from blindbuild.errors import BlindbuildError, EnvelopeError, UsageError, VerificationError
+from blindbuild.errors import BlindbuildError, BuildError, EnvelopeError, UsageError, VerificationError
 from blindbuild.formats.dsse import parse_envelope, verify_envelope
 from blindbuild.manifest import parse_release, parse_trust
 from blindbuild.publish import load_public_key, load_release_key, sign_payload
@@ -241,6 +241,15 @@ def test_nothing_is_added_to_an_envelope_of_another_type(place: Place) -> None:
         refused(EnvelopeError, "got 'application/json'", *words)
         assert "signing" not in run(*words).stderr  # before anybody is shown what he would sign
         (place.image / file).write_bytes(before)
+
+
+def test_a_statement_about_a_second_image_is_not_signed(place: Place) -> None:
+    value = json.loads((place.image / "statement.json").read_bytes())
+    value["subject"].append({"name": "other.efi", "digest": {"sha256": "ab" * 32}})
+    image = write_image(place.root / "two", statement__json=rfc8785.dumps(value))
+    refused(
+        BuildError, "not the image that the statement is about", "sign", image, "--key", place.key("anna")
+    )
 
 
 def test_nothing_is_added_where_nobody_has_signed(place: Place) -> None:
