@@ -18,10 +18,10 @@ from pathlib import Path
 from blindbuild.cli.booting import READY_TIMEOUT_S, gate_answers
 from blindbuild.errors import MachineError
 from blindbuild.machine.machine import Machine
-from blindbuild.verify import Policy, RecordedSession, appraise, session_bytes
 from tests.benchmarks.imports import bench_imports
 from tests.benchmarks.ledger import bench_ledger
 from tests.benchmarks.measure import bench_measure
+from tests.benchmarks.verification import bench_verification, record
 from tests.boot.lab import ROOT, ROUTE, Lab
 
 PROGRAM = Path(sys.executable).parent / "blindbuild"
@@ -88,60 +88,6 @@ def bench_builds(lab: Lab, place: Path) -> None:
     say("one workload file changed, lock and build", f"{best_of(change, 3):.2f} s", "3 s")
 
 
-def bench_verification(lab: Lab, image: Path, machine: Machine, place: Path) -> None:
-    """Verification: in process, as a command, and a peer on the same evidence."""
-    expectation = lab.expect(image, machine)
-    attempt = lab.judge(machine.url, expectation)
-    attempt.close()
-    session = attempt.session
-
-    def judge() -> None:
-        appraise(
-            session,
-            envelope=expectation.envelope,
-            release=expectation.release,
-            trust=expectation.trust,
-            now=expectation.now(),
-            policy=Policy(allow_test_tpm=True),
-        ).accepted()
-
-    in_process = best_of(judge, 50)
-    saved, trust = place / "session.json", place / "trust.json"
-    saved.write_bytes(session_bytes(session))
-    trust.write_bytes(lab.trust_bytes(machine))
-    arguments = (
-        "--manifest",
-        str(image),
-        "--trust",
-        str(trust),
-        "--allow-test-tpm",
-        "--recorded",
-        "--no-remember",
-        "--json",
-    )
-    as_command = best_of(lambda: command("verify", str(saved), *arguments))
-    say("verify, in process", f"{in_process * 1000:.1f} ms", "20 ms")
-    say("verify, as a command", f"{as_command:.2f} s", "0.4 s")
-    peer = best_of(lambda: run_peer(session, place))
-    say("the same quote and log by tpm2_checkquote and tpm2_eventlog", f"{peer:.2f} s")
-    say("verify as a command, relative to that peer", f"{as_command / peer:.2f} x")
-
-
-def run_peer(session: RecordedSession, place: Path) -> None:
-    """tpm2-tools on the same evidence: signature, then the log; no registers, no statement, no EK."""
-    public = place / "ak.pub"
-    public.write_bytes(session.endorsement.ak_public)
-    for name, data in (
-        ("quote", session.evidence.quote),
-        ("sig", session.evidence.signature),
-        ("log", session.evidence.event_log),
-    ):
-        (place / name).write_bytes(data)
-    check = ["tpm2_checkquote", "-u", "ak.pub", "-m", "quote", "-s", "sig"]
-    subprocess.run(check, cwd=place, capture_output=True, check=False)
-    subprocess.run(["tpm2_eventlog", "log"], cwd=place, capture_output=True, check=False)
-
-
 def bench_machine(lab: Lab, image: Path) -> None:
     """Power-on to the first attested answer, and the least RAM that boots."""
     with Machine(lab.machine(image)) as machine:
@@ -171,7 +117,8 @@ def main() -> None:
         bench_ledger(say, best_of, image)
         say("boot image (UKI)", f"{(image / 'hello.efi').stat().st_size / 1e6:.2f} MB", "8 MB")
         with lab.running(lab.machine(image)) as machine:
-            bench_verification(lab, image, machine, place)
+            case = record(lab, image, machine)
+        bench_verification(case, place, say)
         bench_machine(lab, image)
 
 
