@@ -11,11 +11,17 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_public_key,
+)
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 from sigstore_models.bundle.v1 import Bundle
@@ -32,6 +38,7 @@ from blindbuild.verify import Policy
 from tests.fakes.channels import closed_ledger, ledger_bytes, publisher_of
 from tests.fakes.published import NOW, RELEASE_TYPE, STATEMENT_TYPE, Publisher
 from tests.fakes.world import authority
+from tests.unit.test_platform_roots import NITRO
 
 ROOTS = {"test_tpm_roots": [authority().root_pem], "test_tpm_intermediates": [authority().issuer_pem]}
 LEDGER = ledger_bytes(closed_ledger())
@@ -75,6 +82,19 @@ def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def exported(kind: str, image: Path, *more: str) -> Result:
     words = ("--manifest", str(image), "--trust", str(image / "trust.json"), *more)
     return CliRunner().invoke(main, ["export", "--format", kind, *words])
+
+
+def key_for(kind: str, image: Path) -> tuple[str, ...]:
+    """The options that sign a format, with a key of the kind that it wants."""
+    form = exporters.FORMATS[kind]
+    if form.signed_by is None:
+        return ()
+    pem = generate_key().to_pem()
+    if form.signed_by is exporters.SignedBy.RSA_KEY:
+        rsa_key = rsa.generate_private_key(65537, 2048)
+        pem = rsa_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (image / "export.key").write_bytes(pem)
+    return ("--key", str(image / "export.key"))
 
 
 def verify_signature(spki: bytes, signature: bytes, payload: bytes) -> None:
@@ -156,7 +176,7 @@ def _sslib_key(key: SignerKey) -> SSlibKey:
     return made
 
 
-@pytest.mark.parametrize("kind", exporters.FORMATS)
+@pytest.mark.parametrize("kind", ["intoto", "sigstore"])
 def test_signatures_that_nobody_checked_do_not_go_out(kind: str, image: Path) -> None:
     stranger = generate_key()
     path = image / "manifest.dsse.json"
@@ -187,7 +207,7 @@ def test_what_a_client_refuses_is_not_exported(kind: str, name: str, image: Path
     (image / "manifest.dsse.json").write_bytes(bad.envelope)
     (image / "release.dsse.json").write_bytes(bad.release)
     output = image / "out"
-    error = exported(kind, image, "-o", str(output)).exception
+    error = exported(kind, image, "-o", str(output), *key_for(kind, image)).exception
     assert isinstance(error, VerificationError)
     assert (error.step, error.reason, error.exit_code) == (step, reason, 3)
     assert not output.exists()
@@ -197,7 +217,7 @@ def test_what_a_client_refuses_is_not_exported(kind: str, name: str, image: Path
     ("more", "said"),
     [
         (("--platform", "x"), "--platform: intoto holds the whole statement"),
-        (("--key", "x"), "--key: intoto has the release's own signatures"),
+        (("--key", "x"), "--key: intoto has no signature of its own"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_wrong_usage(
@@ -229,6 +249,32 @@ def test_every_format_has_its_module_and_the_help_names_it() -> None:
         assert f"{name}: {form.line}" in shown
 
 
+KEYS_OF_PAGE = {"corim": "release.key", "pcrsig": "policy.pem"}
+
+
+def release_of_enclave(place: Path) -> None:
+    """The same owner's release of an enclave image."""
+    write_release(place, publisher_of(LEDGER).but(platforms=[NITRO]))
+
+
+def test_a_format_with_a_signature_of_its_own_wants_a_key_of_its_kind(image: Path) -> None:
+    for kind, said in (("corim", "a key as releases have"), ("pcrsig", "an RSA key")):
+        error = exported(kind, image).exception
+        assert isinstance(error, UsageError)
+        assert error.message == f"{kind}: expected --key with {said}, which signs it, got none"
+    error = exported("pcrsig", image, *key_for("corim", image)).exception
+    assert isinstance(error, UsageError)
+    assert error.message.startswith("expected an RSA key")
+    error = exported("corim", image, *key_for("pcrsig", image)).exception
+    assert isinstance(error, UsageError)
+    assert error.message.endswith("expected an Ed25519 or P-256 key, got RSAPrivateKey")
+
+
+def test_the_bank_of_a_policy_is_the_one_that_was_asked_for(image: Path) -> None:
+    made = json.loads(exported("keylime", image, "--bank", "sha384").stdout)
+    assert {len(values[0]) for values in made.values()} == {96}
+
+
 def test_the_commands_of_the_page_run(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text()
     monkeypatch.chdir(image.parent)
@@ -236,6 +282,10 @@ def test_the_commands_of_the_page_run(image: Path, monkeypatch: pytest.MonkeyPat
     Path("trust.json").write_bytes((image / "trust.json").read_bytes())
     lines = [line.removeprefix("$ ") for line in page.splitlines() if line.startswith("$ ")]
     assert {shlex.split(line)[3] for line in lines} <= exporters.FORMATS.keys()
+    for kind in ("corim", "pcrsig"):
+        key_for(kind, image)
+        (image / "export.key").rename(KEYS_OF_PAGE[kind])
+    release_of_enclave(Path("images/enclave/1.0.0"))
     for line in lines:
         done = CliRunner().invoke(main, shlex.split(line)[1:])
         assert done.exit_code == 0, (line, done.exception)

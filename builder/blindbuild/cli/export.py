@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -14,8 +15,16 @@ from blindbuild.cli.signing import ask_pin
 from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import UsageError
 from blindbuild.formats.printable import visible
-from blindbuild.host.files import write_atomically
-from blindbuild.publish.exporters import FORMATS, Exported, ExportRequest, export, verify_release
+from blindbuild.host.files import read_bytes, write_atomically
+from blindbuild.publish.exporters import (
+    FORMATS,
+    Exported,
+    ExportRequest,
+    SignedBy,
+    export,
+    verify_release,
+)
+from blindbuild.publish.policy_key import MAX_KEY, load_policy_key
 from blindbuild.publish.signers import open_signer
 
 _LINES = "; ".join(f"{name}: {form.line}" for name, form in FORMATS.items())
@@ -27,7 +36,9 @@ _LINES = "; ".join(f"{name}: {form.line}" for name, form in FORMATS.items())
 @click.option(
     "--platform", metavar="ID", help="Whose registers, for formats that hold those of one platform."
 )
-@click.option("--key", metavar="REF", help="Signs formats that carry a signature of their own.")
+@click.option(
+    "--key", metavar="REF", help="Signs corim (as a release key does) and pcrsig (a PEM file, RSA)."
+)
 @judging_options
 def command(
     kind: str, output: Path | None, platform: str | None, key: str | None, options: JudgingOptions
@@ -41,24 +52,29 @@ def command(
     """
     _check_options(kind, platform=platform, key=key)
     release = verify_release(expect(options))
+    request = ExportRequest(release, HashAlgorithm(options.bank), platform)
     with contextlib.ExitStack() as stack:
-        signer = None if key is None else stack.enter_context(open_signer(key, ask_pin=ask_pin))
-        made = export(kind, ExportRequest(release, HashAlgorithm(options.bank), platform, signer))
+        made = export(kind, request if key is None else _with_key(request, kind, key, stack))
     _write(made, output)
     for line in (*release.warnings, *made.notes):
         click.echo(f"note: {visible(line)}", err=True)
+
+
+def _with_key(request: ExportRequest, kind: str, key: str, stack: contextlib.ExitStack) -> ExportRequest:
+    if FORMATS[kind].signed_by is SignedBy.RSA_KEY:
+        pem = read_bytes(Path(key), error=UsageError, limit_bytes=MAX_KEY)
+        return replace(request, policy_key=load_policy_key(pem))
+    return replace(request, signer=stack.enter_context(open_signer(key, ask_pin=ask_pin)))
 
 
 def _check_options(kind: str, *, platform: str | None, key: str | None) -> None:
     form = FORMATS[kind]
     if platform is not None and not form.of_platform:
         raise UsageError(f"--platform: {kind} holds the whole statement, with all its platforms")
-    if form.signed != (key is not None):
-        raise UsageError(
-            f"{kind}: expected --key, which signs it, got none"
-            if form.signed
-            else f"--key: {kind} has the release's own signatures"
-        )
+    if form.signed_by is not None and key is None:
+        raise UsageError(f"{kind}: expected --key with {form.signed_by.value}, which signs it, got none")
+    if form.signed_by is None and key is not None:
+        raise UsageError(f"--key: {kind} has no signature of its own")
 
 
 def _write(made: Exported, output: Path | None) -> None:

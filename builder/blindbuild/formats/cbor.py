@@ -1,7 +1,8 @@
 """The part of CBOR that COSE signatures need, in its one shortest form.
 
-What is hashed or signed here is bytes, so a value has one encoding: definite lengths, shortest heads. Tags,
-floats, simple values and indefinite lengths are refused; null is read where the caller expects it.
+What is hashed or signed here is bytes, so a value has one encoding: definite lengths, shortest heads.
+Floats, simple values and indefinite lengths are refused; null is read where the caller expects it; tags are
+written, and refused when read.
 
 Source: RFC 8949, 3 (major types) and 4.2.1 (core deterministic encoding), without its order of map keys:
 the structures read here have an order of their own.
@@ -10,16 +11,27 @@ the structures read here have an order of their own.
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 
 from blindbuild.errors import FormatError
 
 MAX_DEPTH = 8  # an EIF's signature has 3 levels; bounds recursion
 MAX_ITEMS = 1 << 16  # an EIF's signature section of 32 KiB cannot hold more; bounds time and memory
 
-CborValue = None | int | bytes | str | tuple["CborValue", ...] | dict["CborKey", "CborValue"]
+
+@dataclass(frozen=True, slots=True)
+class CborTag:
+    """A value with a tag, which says what it is (RFC 8949, 3.4); none is ever read."""
+
+    number: int
+    value: CborValue
+
+
+CborValue = None | int | bytes | str | tuple["CborValue", ...] | dict["CborKey", "CborValue"] | CborTag
 CborKey = int | str
 
 _NULL = b"\xf6"  # RFC 8949 3.3: simple value 22
+_TAG = 6  # RFC 8949 3: a major type as well, kept apart from those that are read
 _IMMEDIATE = 24  # RFC 8949 3: lengths and integers below this are in the head byte itself
 
 
@@ -50,11 +62,8 @@ def encode_cbor(value: CborValue) -> bytes:
         case str():
             text = value.encode("utf-8")
             return _head(_Major.TEXT, len(text)) + text
-        case tuple():
-            return _head(_Major.ARRAY, len(value)) + b"".join(map(encode_cbor, value))
-        case dict():
-            pairs = (encode_cbor(key) + encode_cbor(item) for key, item in value.items())
-            return _head(_Major.MAP, len(value)) + b"".join(pairs)
+        case _:
+            return _encode_nested(value)
 
 
 def decode_cbor(data: bytes, *, nulls: bool = False) -> CborValue:
@@ -77,7 +86,18 @@ def decode_cbor(data: bytes, *, nulls: bool = False) -> CborValue:
     return value
 
 
-def _head(major: _Major, number: int) -> bytes:
+def _encode_nested(value: tuple[CborValue, ...] | dict[CborKey, CborValue] | CborTag) -> bytes:
+    match value:
+        case tuple():
+            return _head(_Major.ARRAY, len(value)) + b"".join(map(encode_cbor, value))
+        case dict():
+            pairs = (encode_cbor(key) + encode_cbor(item) for key, item in value.items())
+            return _head(_Major.MAP, len(value)) + b"".join(pairs)
+        case CborTag():
+            return _head(_TAG, value.number) + encode_cbor(value.value)
+
+
+def _head(major: int, number: int) -> bytes:
     lead = major << 5
     if number < _IMMEDIATE:
         return bytes((lead | number,))

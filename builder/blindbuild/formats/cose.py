@@ -1,4 +1,4 @@
-"""COSE_Sign1 with ECDSA: what AWS signs an enclave image's measurement with.
+"""COSE_Sign1: what AWS signs an enclave image's measurement with, and what we sign for others to read.
 
 Source: RFC 9052, 4.2 (COSE_Sign1) and 4.4 (the bytes that are signed); RFC 9053, 2.1 (ECDSA: r and s, each as
 long as the curve's order) and table 1.
@@ -6,7 +6,7 @@ long as the curve's order) and table 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,10 +20,11 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from blindbuild.errors import FormatError
-from blindbuild.formats.cbor import CborKey, CborValue, decode_cbor, encode_cbor
+from blindbuild.formats.cbor import CborKey, CborTag, CborValue, decode_cbor, encode_cbor
 
 _ALGORITHM = 1  # the header parameter `alg`, RFC 9052 table 3
 _CONTEXT = "Signature1"
+_SIGN1_TAG = 18  # RFC 9052 table 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,21 @@ def sign_sign1(payload: bytes, key: EllipticCurvePrivateKey) -> bytes:
     )
     halves = b"".join(half.to_bytes(algorithm.half_bytes, "big") for half in decode_dss_signature(signed))
     return encode_cbor((protected, cast("dict[CborKey, CborValue]", {}), payload, halves))
+
+
+def write_sign1(
+    payload: bytes, protected: Mapping[CborKey, CborValue], sign: Callable[[bytes], bytes]
+) -> bytes:
+    """Return a tagged COSE_Sign1 structure.
+
+    Args:
+        payload: what is signed.
+        protected: the header that is signed with it; it names the algorithm.
+        sign: returns the signature over a message, in the form that the algorithm has.
+    """
+    header = encode_cbor(dict(protected))
+    signature = sign(_to_be_signed(header, payload))
+    return encode_cbor(CborTag(_SIGN1_TAG, (header, {}, payload, signature)))
 
 
 def _algorithm_of(key: EllipticCurvePublicKey | EllipticCurvePrivateKey) -> _Algorithm:

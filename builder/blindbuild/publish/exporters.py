@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import cast
 
 from blindbuild.client import Expectation
@@ -20,9 +21,23 @@ from blindbuild.formats.dsse import (
     pre_authentication_encoding,
     verify_envelope,
 )
-from blindbuild.manifest import STATEMENT_PAYLOAD_TYPE, Statement, parse_statement
+from blindbuild.manifest import (
+    RELEASE_PAYLOAD_TYPE,
+    STATEMENT_PAYLOAD_TYPE,
+    Statement,
+    parse_release,
+    parse_statement,
+)
 from blindbuild.measure.classification import PlatformReference
+from blindbuild.publish.policy_key import PolicyKey
 from blindbuild.publish.sign import ReleaseSigner
+
+
+class SignedBy(Enum):
+    """Who signs a file in a format that has signatures of its own."""
+
+    RELEASE_KEY = "a key as releases have"
+    RSA_KEY = "an RSA key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +48,33 @@ class Format:
         module: below blindbuild.publish; imported only when it is asked for.
         line: of help.
         of_platform: it holds the registers of one platform and bank.
-        signed: it carries a signature of its own, by a key that is chosen.
+        signed_by: the kind of key that signs it, if it carries a signature of its own.
     """
 
     module: str
     line: str
     of_platform: bool = False
-    signed: bool = False
+    signed_by: SignedBy | None = None
 
 
 FORMATS = {
+    "corim": Format(
+        "export_corim",
+        "a signed CoRIM, a key as for releases",
+        of_platform=True,
+        signed_by=SignedBy.RELEASE_KEY,
+    ),
     "intoto": Format("export_intoto", "an in-toto bundle, one envelope a line"),
+    "keylime": Format("export_keylime", "a tpm_policy of keylime", of_platform=True),
+    "nitro": Format("export_nitro", "the measurements of an enclave image", of_platform=True),
+    "pcrlock": Format("export_pcrlock", "a tar archive of systemd's .pcrlock files", of_platform=True),
+    "pcrsig": Format(
+        "export_pcrsig",
+        "systemd's signed PCR policy, an RSA key",
+        of_platform=True,
+        signed_by=SignedBy.RSA_KEY,
+    ),
+    "rvps": Format("export_rvps", "a message for trustee's RVPS", of_platform=True),
     "sigstore": Format("export_sigstore", "a sigstore bundle v0.3, one signature of a managed key"),
 }
 
@@ -66,6 +97,7 @@ class VerifiedRelease:
         signatures: those that count, in the order of their keys' ids.
         threshold: how many the trust file wants.
         warnings: what a client would have been told.
+        validity: from when, and until when, in seconds since 1970; None where a TUF repository says it anew.
     """
 
     payload: bytes
@@ -73,6 +105,7 @@ class VerifiedRelease:
     signatures: tuple[CountedSignature, ...]
     threshold: int
     warnings: tuple[str, ...]
+    validity: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +116,15 @@ class ExportRequest:
         release: verified.
         bank: whose registers.
         platform: one id of the statement, or None when nobody chose.
-        signer: signs formats that carry a signature of their own, or None.
+        signer: signs formats of `SignedBy.RELEASE_KEY`, or None.
+        policy_key: signs formats of `SignedBy.RSA_KEY`, or None.
     """
 
     release: VerifiedRelease
     bank: HashAlgorithm = HashAlgorithm.SHA256
     platform: str | None = None
     signer: ReleaseSigner | None = None
+    policy_key: PolicyKey | None = None
 
     def chosen_platform(self) -> PlatformReference:
         """Return the platform to export, for formats that hold only one.
@@ -142,6 +177,7 @@ def verify_release(expectation: Expectation) -> VerifiedRelease:
         _counted(envelope.signatures, keys, message),
         threshold,
         appraisal.warnings,
+        _validity(expectation, keys, threshold),
     )
 
 
@@ -149,6 +185,19 @@ def export(name: str, request: ExportRequest) -> Exported:
     """Return a release in one of `FORMATS`."""
     module = importlib.import_module(f"blindbuild.publish.{FORMATS[name].module}")
     return cast("Callable[[ExportRequest], Exported]", module.export)(request)
+
+
+def _validity(
+    expectation: Expectation, keys: tuple[SignerKey, ...], threshold: int
+) -> tuple[int, int] | None:
+    if expectation.current is not None or expectation.release is None:
+        return None
+    envelope = parse_envelope(expectation.release)
+    payload = verify_envelope(
+        envelope, keys=keys, threshold=threshold, payload_type=RELEASE_PAYLOAD_TYPE
+    ).payload
+    release = parse_release(payload)
+    return release.valid_from, release.valid_until
 
 
 def _counted(
