@@ -34,6 +34,7 @@ _PLAIN = "http://"
 _PLAIN_PORT = 80
 _PORT = re.compile(r":[0-9]{1,5}/?\Z")
 _CHUNK = 64 << 10  # bytes
+_HEADS = 1 << 20  # bytes of an answer that are not its body, with the heads of chunks; proxies add a few KiB
 
 
 class ForwardedConnection:
@@ -151,10 +152,14 @@ def parse_address(url: str) -> tuple[Address, bool]:
 
 
 class _Wire(io.RawIOBase):
-    """What `http.client` reads an answer from: a stream, up to a deadline."""
+    """What `http.client` reads an answer from: a stream, up to a deadline and so many bytes.
 
-    def __init__(self, stream: socket.socket) -> None:
+    It counts by itself, as `http.client` has ways around its limits: a chunk of -1 bytes has no end.
+    """
+
+    def __init__(self, stream: socket.socket, max_bytes: int) -> None:
         self._stream = stream
+        self._max_bytes = self._left = max_bytes
         self._deadline = time.monotonic() + MAX_ANSWER_S
 
     def readable(self) -> bool:
@@ -163,7 +168,11 @@ class _Wire(io.RawIOBase):
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         if time.monotonic() > self._deadline:
             raise ChannelError(f"expected a whole answer within {MAX_ANSWER_S:.0f} s")
-        return self._stream.recv_into(buffer)
+        received = self._stream.recv_into(buffer)
+        self._left -= received
+        if self._left < 0:
+            raise ChannelError(f"expected at most {self._max_bytes} bytes of an answer, got more")
+        return received
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         return io.BufferedReader(self)
@@ -171,7 +180,8 @@ class _Wire(io.RawIOBase):
 
 def _receive(stream: socket.socket, method: str, max_body: int) -> tuple[Response, bool]:
     """Return an answer, and whether another request may follow it."""
-    answer = http.client.HTTPResponse(_Wire(stream), method=method)  # type: ignore[arg-type]
+    wire = _Wire(stream, max_body + max_body // 4 + _HEADS)
+    answer = http.client.HTTPResponse(wire, method=method)  # type: ignore[arg-type]
     answer.begin()
     if 300 <= answer.status < 400:
         raise channel_error(f"expected an answer, got a redirect ({answer.status})", REDIRECT)
