@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import rfc8785
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from blindbuild.cli.main import main
 from blindbuild.client import Expectation, StateStore, attest
@@ -341,6 +343,10 @@ def test_other_ways_to_a_token_sign_too(tmp_path: Path, token: dict[str, str]) -
     named = ["--token", "releases", "--label", "edwards", "--id", "09", "--pin", "1234"]
     made = ["softhsm2-util", "--import", str(tmp_path / "key.pem"), *named]
     subprocess.run(made, env=token, check=True, capture_output=True)
+    large = ec.generate_private_key(ec.SECP384R1())
+    (tmp_path / "key.pem").write_bytes(large.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    named = ["--token", "releases", "--label", "large", "--id", "0a", "--pin", "1234"]
+    subprocess.run([*made[:3], *named], env=token, check=True, capture_output=True)
     numbered = URI.replace("object=hello", "object=hello;id=%07")
     public = tmp_path / "release.key.pub"
     said = play(
@@ -349,8 +355,12 @@ def test_other_ways_to_a_token_sign_too(tmp_path: Path, token: dict[str, str]) -
         (("key", "pin", "hsm:7?label=releases", "--public", public, "-o", tmp_path / "hsm.key"), RIGHT),
         (("sign", images[0], "--key", tmp_path / "hsm.key"), RIGHT),
         (("sign", images[1], "--key", URI.replace("object=hello", "object=edwards")), RIGHT),
+        (("key", "show", URI.replace("object=hello", "id=%09")), RIGHT),
+        (("key", "show", URI.replace("object=hello", "object=large")), RIGHT),
     )
-    assert [line[0] for line in said] == ["0"] * 4, said
+    assert [line[0] for line in said] == ["0"] * 5 + ["2"], said
+    assert said[4].strip() == f"0: {edwards.public.key_id}"
+    assert "expected a P-256 or Ed25519 key, got one with parameters 06052b81040022" in said[5]
     assert signers_of(images[0], load_public_key(public.read_bytes()))
     assert signers_of(images[1], edwards.public) == (edwards.public.key_id,)
 

@@ -28,10 +28,12 @@ from blindbuild.publish import (
     KeyKind,
     check_signer,
     generate_release_key,
+    generate_token_key,
     load_public_key,
     load_release_key,
     open_signer,
     parse_key_file,
+    parse_key_uri,
     read_public,
     scheme_of,
     sign_payload,
@@ -232,6 +234,12 @@ def test_a_pin_file_spares_the_question_and_must_be_text(tmp_path: Path) -> None
     with pytest.raises(UsageError, match="expected a PIN in UTF-8"):
         with open_signer(f"{URI}&pin-source=file:{tmp_path}/pin", ask_pin=no_pin):
             pass
+
+
+@pytest.mark.parametrize("named", ["id=%01", f"object={'a' * 65}"])
+def test_a_new_key_in_a_token_gets_a_label_of_a_length_that_tokens_take(named: str) -> None:
+    with pytest.raises(UsageError, match="expected object=LABEL of 1 to 64 characters"):
+        generate_token_key(parse_key_uri(f"pkcs11:{named}?module-path=/lib/token.so"), pin="1234")
 
 
 def test_a_key_of_a_service_needs_its_public_key() -> None:
