@@ -6,6 +6,7 @@ import base64
 import contextlib
 import dataclasses
 import http.client
+import itertools
 import json
 import ssl
 from collections.abc import Callable, Iterator
@@ -17,11 +18,12 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from blindbuild.cli.main import main
-from blindbuild.client import AttestedConnection, Expectation, attest
+from blindbuild.client import Attempt, AttestedConnection, Expectation, attest
 from blindbuild.client.attested_pool import AttestedPool
 from blindbuild.client.proxy import Proxy
 from blindbuild.client.proxy_access import Access
 from blindbuild.client.proxy_server import listen, serving
+from blindbuild.client.sealed import Sealer
 from blindbuild.errors import ChannelError, VerificationError
 from blindbuild.verify import parse_session, session_bytes
 from tests.bad_inputs import record, refused, refusing
@@ -31,6 +33,7 @@ from tests.integration.gate_harness import ENDORSEMENT, EVIDENCE
 from tests.integration.sealed_machine import PROFILE, SEALED, SealedMachine, sealed_machine
 
 CANARY = b"canary-3f9c-the-patient-is-called-Ada"
+ONE_BYTE = b"Content-Length: 1\r\n\r\nx"
 GENUINE = "C3:answer-not-sealed"
 
 
@@ -247,6 +250,30 @@ def test_a_client_is_told_that_a_copy_of_its_request_came_first(machine: SealedM
     assert machine.launcher.started == started + 1
 
 
+@pytest.mark.bad_input(125)
+@pytest.mark.parametrize("number", [1, 2**64 - 1], ids=["its number", "all numbers"])
+def test_a_client_is_not_told_that_it_was_done_when_the_middle_used_its_number_up(
+    machine: SealedMachine, number: int
+) -> None:
+    attempts: list[Attempt] = []
+
+    def use_up(passing: Passing) -> tuple[int, bytes]:
+        own = Sealer(attempts[0].session)  # a middle has seen all that this takes
+        own._numbers = itertools.count(number)
+        passing.forward("POST", SEALED, own.seal(b"POST /v1/hello HTTP/1.1\r\nHost: a\r\n" + ONE_BYTE).body)
+        return passing.on()
+
+    started = machine.launcher.started
+    with Middle(machine.gate.port, on_sealed(use_up)) as middle:
+        attempts.append(attest(middle.url, machine.expectation))
+        with attempts[0].accept() as connection, pytest.raises(VerificationError) as raised:
+            connection.post("/v1/hello", CANARY)
+    record(f"{raised.value.step}:{raised.value.reason}")
+    assert raised.value.reason == "request-replayed"
+    assert "else it was not done" in (raised.value.hint or "")
+    assert machine.launcher.started == started + 1  # the middle's own
+
+
 def test_a_kept_request_is_refused_long_after(machine: SealedMachine) -> None:
     kept: list[bytes] = []
 
@@ -363,6 +390,22 @@ def test_what_the_middle_says_is_no_answer(machine: SealedMachine, status: int, 
         refusing(saying, ChannelError),
     ):
         connection.post("/v1/hello", CANARY)
+
+
+@pytest.mark.parametrize("word", ["session", "sealed"])
+def test_a_request_that_ran_is_not_said_to_be_lost_because_the_middle_says_so(
+    machine: SealedMachine, word: str
+) -> None:
+    def deny(passing: Passing) -> tuple[int, bytes]:
+        passing.on()
+        return 422, b'{"version":1,"error":"%s"}' % word.encode()
+
+    started = machine.launcher.started
+    with Middle(machine.gate.port, on_sealed(deny)) as middle, connected(machine, middle) as connection:
+        with pytest.raises(ChannelError, match="got status 422") as raised:
+            connection.post("/v1/hello", CANARY)
+    assert machine.launcher.started == started + 1
+    assert "may have done what was asked or not" in (raised.value.hint or "")
 
 
 def test_a_verdict_that_has_expired_seals_nothing(machine: SealedMachine) -> None:

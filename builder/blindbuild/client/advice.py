@@ -49,12 +49,21 @@ CHANGED_ANSWER = Advice(
     "an answer came that the genuine machine did not make for this request",
     "something in between changed it, made it up, or mixed up two answers. What you sent stays sealed, but "
     "the machine may have done what was asked",
-    f"ask again. If it happens again, take it for an attack: {_TELL}",
+    f"send it again yourself if it may be done twice. If it happens again, take it for an attack: {_TELL}",
 )
 COPIED_REQUEST = Advice(
-    "the machine had this very request before: something in between kept a copy and sent that first",
-    "it was done once. Its answer can be read by nobody but this client, and did not reach it",
-    f"ask again. If it happens again, take it for an attack: {_TELL}",
+    "the machine refused this request, because one with its number, or a much later one, had come before: "
+    "something in between kept a copy and sent that first, or used the number up with a request of its own",
+    "if it was a copy, what was asked was done once, and no more; else it was not done. Which of the two "
+    "cannot be known. Nobody but this client can read the answer to a copy",
+    f"send it again yourself if it may be done twice. If this happens again, take it for an attack: {_TELL}",
+)
+UNSEALED_ANSWER = Advice(
+    "an answer came that nobody has sealed. Whoever is between this client and the image can make one up, so "
+    "what it says is shown and not believed",
+    "the machine may have done what was asked or not. It was not repeated, so that nothing happens twice "
+    "without your knowledge",
+    "send it again yourself if it may be done twice; the server is judged anew before anything is sent",
 )
 OLD_ANSWER = Advice(
     "the server's answer was not made for this question; it is an old one, or another machine's",

@@ -13,7 +13,7 @@ import secrets
 import struct
 from dataclasses import dataclass
 
-from blindbuild.client.advice import CHANGED_ANSWER, COPIED_REQUEST, LOST, channel_error
+from blindbuild.client.advice import CHANGED_ANSWER, COPIED_REQUEST, LOST, UNSEALED_ANSWER, channel_error
 from blindbuild.client.forwarded import ForwardedConnection
 from blindbuild.client.http1 import MAX_HEAD, Response, read_response, write_request
 from blindbuild.client.transport import Peer
@@ -36,10 +36,9 @@ _LARGEST = 64 * _KIB  # above it: its multiples
 _OK, _CONFLICT = 200, 409
 # what an answer without a seal may say; for people: it is shown, not believed
 _WORDS = {
-    b'{"version":1,"error":"session"}': "the server was started anew, or another one behind the same "
-    "address was asked: attest again",
-    b'{"version":1,"error":"sealed"}': "the request did not reach the server as it was sent: something "
-    "in between changed it",
+    b'{"version":1,"error":"session"}': "it says that the server was started anew, or that another one "
+    "behind the same address was asked: attest again",
+    b'{"version":1,"error":"sealed"}': "it says that the request did not reach the server as it was sent",
 }
 
 
@@ -140,7 +139,7 @@ class SealedConnection:
 
         Raises:
             VerificationError: step C3: the answer was not sealed for this request (`answer-not-sealed`), or
-                somebody had sent a copy of it before (`request-replayed`).
+                its number was used up before: by a copy, or by somebody else's (`request-replayed`).
             ChannelError: there is no sealed answer; the request is not sent a second time.
         """
         connection = self._connection
@@ -185,15 +184,16 @@ def bucket(size: int) -> int:
 def _opened(sealed: SealedRequest, outer: Response, *, max_body: int) -> Response:
     if outer.status != _OK:
         shown = visible(outer.body[:80].decode("ascii", "replace"))
+        said = _WORDS.get(outer.body, "it comes from whoever is between this client and the image")
         raise ChannelError(
             f"expected a sealed answer, got status {outer.status} {shown}".rstrip(),
-            hint=_WORDS.get(outer.body, "it comes from whoever is between this client and the image"),
+            hint=f"{said}\n{UNSEALED_ANSWER.text}",
         )
     parts = iter((sealed.open(outer.body),))
     response = read_response(lambda: next(parts, b""), max_body=max_body)
     if response.status == _CONFLICT:
         raise VerificationError(
-            "expected a request that the image had not seen, got one of which it had a copy",
+            "expected a request whose number was new to the image, got one whose number was used up",
             step="C3",
             reason="request-replayed",
             hint=COPIED_REQUEST.text,
