@@ -65,6 +65,10 @@ func (t *table) ask(c *connection, l int) *ticket {
 	defer t.mutex.Unlock()
 	c.since = time.Time{}
 	k := &ticket{c, t.tick(), make(chan bool, 1)}
+	if c.gone { // evicted while its request was read: nobody would give its places back
+		k.granted <- false
+		return k
+	}
 	t.lines[l].waiting = append(t.lines[l].waiting, k)
 	t.serve(l)
 	t.press(l)

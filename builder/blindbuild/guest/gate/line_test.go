@@ -155,6 +155,15 @@ func TestPlacesAreNeverLostOrGivenTwice(t *testing.T) {
 	}
 }
 
+func TestWhoWasEvictedMeanwhileGetsNoPlace(t *testing.T) {
+	f := newFakeTable(t)
+	c := f.connect(1)
+	f.remove(c)
+	if f.enter(c, works) || f.lines[works].held != 0 || len(f.lines[works].waiting) != 0 {
+		t.Error(f.lines[works])
+	}
+}
+
 func TestEnterWaitsUntilThereIsAPlace(t *testing.T) {
 	f := newFakeTable(t)
 	a, b := f.connect(1), f.connect(1)

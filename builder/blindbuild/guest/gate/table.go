@@ -17,6 +17,9 @@ const (
 	busySeconds  = 60       // in which the longest body must be through then
 )
 
+// places are how many connections there may be, by whether they have evidence.
+var places = map[bool]int{false: maxStrangers, true: maxAttested}
+
 // host is one address while it has connections. Behind a load balancer all have the same, so that its numbers only ever
 // decide between addresses.
 type host struct {
@@ -59,7 +62,7 @@ func (t *table) tick() uint64 {
 func (t *table) add(c *connection) bool {
 	t.mutex.Lock()
 	defer t.mutex.Unlock()
-	if t.count[false] >= maxStrangers && !t.makeRoom(false) {
+	if !t.hasRoom(false) {
 		return false
 	}
 	if t.hosts[c.address] == nil {
@@ -81,7 +84,7 @@ func (t *table) register(c *connection, change int) {
 func (t *table) attest(c *connection) {
 	t.mutex.Lock()
 	defer t.mutex.Unlock()
-	if c.gone || c.attested || t.count[true] >= maxAttested && !t.makeRoom(true) {
+	if c.gone || c.attested || !t.hasRoom(true) {
 		return
 	}
 	t.register(c, -1)
@@ -89,10 +92,12 @@ func (t *table) attest(c *connection) {
 	t.register(c, 1)
 }
 
-// makeRoom closes one connection of those with or without evidence.
-func (t *table) makeRoom(attested bool) bool {
-	share := map[bool]int{false: maxStrangers, true: maxAttested}[attested] / fairShare
-	greedy := func(c *connection) bool { return c.from.open[attested] > share }
+// hasRoom reports whether there is a place for one more, and closes a connection if there was none.
+func (t *table) hasRoom(attested bool) bool {
+	if t.count[attested] < places[attested] {
+		return true
+	}
+	greedy := func(c *connection) bool { return c.from.open[attested] > places[attested]/fairShare }
 	var victim *connection
 	for c := range t.open {
 		if c.attested != attested || c.since.IsZero() || c.holds != [lines]bool{} && t.lateness(c) <= 0 {
