@@ -1,10 +1,10 @@
 """What a verification costs, where the time goes, and what tpm2-tools take for the part of it that they do.
 
-The peer checks the quote's signature and nonce and prints the log. It has no statement, no signatures over it,
-no certificates and no registers to compare; and each of its two programs starts in milliseconds, which Python
-does not. Hence three figures: in a process that runs, as a command, and what a command takes before it begins.
-All is processor time, of this process and of those it starts: what else runs on the machine only adds to a
-clock's.
+The peer checks the quote's signature and nonce and prints the log. It has no statement, no signatures over
+it, no certificates and no registers to compare; and each of its two programs starts in milliseconds, which
+Python does not. Hence three figures: in a process that runs, as a command, and what a command takes before it
+begins. All is processor time, of this process and of those it starts: what else runs on the machine only adds
+to a clock's.
 """
 
 from __future__ import annotations
