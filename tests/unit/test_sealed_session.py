@@ -16,8 +16,10 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from blindbuild.client import Expectation
+from blindbuild.client.audit import AuditLog, record_decision
 from blindbuild.client.exchange import prepare
 from blindbuild.client.sealed import ANSWER_LABEL, Sealer, bucket
+from blindbuild.digest import Digest
 from blindbuild.errors import ChannelError, ManifestError
 from blindbuild.formats.hpke import AES_256_GCM, Sender
 from blindbuild.manifest import parse_statement
@@ -207,11 +209,42 @@ def test_a_sealed_session_is_strict(path: str, new: object) -> None:
 
 
 @pytest.mark.bad_input(125)
-def test_a_session_and_its_evidence_are_of_one_profile() -> None:
+@pytest.mark.parametrize("asked", ["tls-spki-quote-v1", "hpke-quote-v1"])
+def test_an_answer_of_the_other_profile_can_be_saved_and_is_refused_again(asked: str) -> None:
+    tls, sealed = session(statement=sealed_publisher().statement), sealed_session()
+    mixed = {
+        "tls-spki-quote-v1": dataclasses.replace(tls, evidence=sealed.evidence),
+        "hpke-quote-v1": dataclasses.replace(sealed, evidence=tls.evidence, spki=b""),  # as `exchange` has it
+    }[asked]
+    published = sealed_publisher() if asked == "hpke-quote-v1" else publisher()
+    mixed = dataclasses.replace(mixed, statement=Digest.sha256(published.statement))
+    again = parse_session(session_bytes(mixed))
+    assert again == dataclasses.replace(mixed, live=False, evidence=again.evidence)
+    assert session_bytes(again) == session_bytes(mixed)
+    for judged in (mixed, again):
+        appraisal = judge.but(published=published)(judged)
+        assert {"C1:other-profile", "Q7:bound-data-mismatch"} <= appraisal.reasons
+    refused(appraisal, *appraisal.reasons)
+
+
+@pytest.mark.bad_input(125)
+def test_a_recorded_session_has_the_key_of_its_profile_only() -> None:
     tls = json.loads(session_bytes(session()))
-    for value in (VALUE | {"evidence": tls["evidence"]}, tls | {"evidence": VALUE["evidence"]}):
+    for value in (VALUE | {"spki": tls["spki"]}, {key: tls[key] for key in tls if key != "spki"}):
         with refusing("Q10:malformed"):
             parse_session(json.dumps(value).encode())
+
+
+def test_the_record_of_a_decision_says_which_kind_of_key_it_was(tmp_path: Path) -> None:
+    audit = AuditLog(tmp_path / "decisions.jsonl")
+    expectation = Expectation(b"", None, pinned_trust(), TEST_POLICY, audit=audit)
+    unanswered = dataclasses.replace(sealed_session(), spki=b"")
+    for judged in (sealed_session(), session(), unanswered, None):
+        record_decision(expectation, server="", appraisal=None, session=judged)
+    records = [json.loads(line) for line in (tmp_path / "decisions.jsonl").read_text().splitlines()]
+    hpke, tls = (hashlib.sha256(key).hexdigest() for key in (HPKE_KEY, SPKI))
+    expected = [(None, hpke), (tls, None), (None, None), (None, None)]
+    assert [(record["tlsKey"], record["hpkeKey"]) for record in records] == expected
 
 
 def test_a_client_that_cannot_seal_says_so_before_it_asks() -> None:

@@ -17,6 +17,7 @@ from blindbuild.errors import BlindbuildError, VerificationError
 from blindbuild.formats.canonical import JsonValue, canonical_bytes
 from blindbuild.manifest import format_time
 from blindbuild.verify import AcceptedSession, Appraisal, RecordedSession
+from blindbuild.verify.session import SEALED_PROFILE
 
 MAX_SERVER = 300  # characters of an address
 
@@ -110,10 +111,13 @@ def _reason(error: BlindbuildError | None, *, judged: bool) -> tuple[str, ...]:
 
 def _session_json(session: RecordedSession | None) -> dict[str, JsonValue]:
     if session is None:
-        return {"statement": None, "tlsKey": None, "bank": None}
+        return {"statement": None, "tlsKey": None, "hpkeKey": None, "bank": None}
+    key = Digest.sha256(session.spki).hex if session.spki else None
+    sealed = session.profile == SEALED_PROFILE
     return {
         "statement": session.statement.hex,
-        "tlsKey": Digest.sha256(session.spki).hex,
+        "tlsKey": None if sealed else key,
+        "hpkeKey": key if sealed else None,
         "bank": session.bank.value,
     }
 
