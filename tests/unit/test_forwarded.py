@@ -101,6 +101,7 @@ def test_an_answer_is_read_in_any_form(monkeypatch: pytest.MonkeyPatch, answer: 
         (b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70_000, "connection lost: LineTooLong"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 101\r\n\r\n" + b"x" * 101, "expected at most 100 bytes"),
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1000, "expected at most 100 bytes"),
+        (CHUNKED + b"-" + b"f" * 20 + b"\r\no", "connection lost: OverflowError"),
         (CHUNKED + b"-1\r\n" + b"x" * ENDLESS, "bytes of an answer, got more"),
         (CHUNKED + b"1\r\nx\r\n0\r\n" + b"a: b\r\n" * ENDLESS, "bytes of an answer, got more"),
         (b"HTTP/1.1 100 Continue\r\n\r\n" * (ENDLESS // 20), "bytes of an answer, got more"),

@@ -80,7 +80,8 @@ class ForwardedConnection:
         try:
             _send(stream, message)
             response, again = _receive(stream, method, max_body)
-        except (OSError, ValueError, http.client.HTTPException) as error:  # it lets some bad numbers through
+        # http.client lets some bad numbers through, to where they are the last two
+        except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
             self.close()
             raise channel_error(f"{self.address}: connection lost: {type(error).__name__}", LOST) from error
         except BaseException:
