@@ -10,6 +10,7 @@ import itertools
 import json
 import ssl
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -272,6 +273,19 @@ def test_a_client_is_not_told_that_it_was_done_when_the_middle_used_its_number_u
     assert raised.value.reason == "request-replayed"
     assert "else it was not done" in (raised.value.hint or "")
     assert machine.launcher.started == started + 1  # the middle's own
+
+
+def test_of_copies_at_the_same_moment_one_runs(machine: SealedMachine) -> None:
+    with Middle(machine.gate.port) as middle:
+        attempt = attest(middle.url, machine.expectation)
+        attempt.close()
+    sealed = Sealer(attempt.session).seal(b"POST /v1/hello HTTP/1.1\r\nHost: a\r\n" + ONE_BYTE)
+    started = machine.launcher.started
+    with ThreadPoolExecutor(8) as middles:
+        copies = [middles.submit(machine.gate.client().post, SEALED, sealed.body) for _ in range(48)]
+        said = [sealed.open(copy.result().body)[9:12] for copy in copies]
+    assert sorted(said) == [b"200"] + [b"409"] * 47
+    assert machine.launcher.started == started + 1
 
 
 def test_a_kept_request_is_refused_long_after(machine: SealedMachine) -> None:
