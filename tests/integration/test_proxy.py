@@ -28,7 +28,7 @@ from blindbuild.client.attested_pool import AttestedPool
 from blindbuild.client.proxy import Proxy
 from blindbuild.client.proxy_access import Access
 from blindbuild.client.proxy_server import listen, listen_at_path, serving
-from blindbuild.errors import ChannelError
+from blindbuild.errors import ChannelError, VerificationError
 from tests.fakes.attester import Attester, TlsKey
 from tests.fakes.published import NOW, honest_boot, log_bytes
 from tests.fakes.recording_server import RecordingServer, Request, answer
@@ -345,6 +345,25 @@ def test_a_body_over_the_limit_or_of_unknown_length_is_refused_unread() -> None:
         assert len(server.asked) == 1
 
 
+def test_a_length_that_says_nothing_is_not_taken_for_none() -> None:
+    smuggled = b"POST /v1/second HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"
+    with RecordingServer(honest()) as server, proxy(server) as running:
+        host = f"127.0.0.1:{running.port}".encode()
+        first = b"POST /v1/hello HTTP/1.1\r\nHost: " + host + b"\r\nContent-Length:\r\n\r\n"
+        answer = running.say(first + smuggled.replace(b"Host: h", b"Host: " + host))
+        assert answer.startswith(b"HTTP/1.1 411 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert server.asked == []
+
+
+def test_words_of_a_refusal_do_not_steer_a_terminal() -> None:
+    def refuse() -> Expectation:
+        raise VerificationError("named \x1b[2J", step="A4", reason="x", hint="one\x1b[31m\ntwo")
+
+    with RecordingServer(honest()) as server, proxy(server, refuse) as running:
+        assert running.ask()[2] == b"blindbuild: named \\x1b[2J\none\\x1b[31m\ntwo\n"
+
+
 def test_who_drips_a_request_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "HEAD_S", 0.3)
     with RecordingServer(honest()) as server, proxy(server) as running:
@@ -520,3 +539,14 @@ def test_a_place_that_others_reach_must_be_asked_for(
         assert said == ""
         assert words in errors
         assert server.visits == []
+
+
+def test_leave_to_be_reached_from_elsewhere_opens_nothing_on_loopback(tmp_path: Path) -> None:
+    more = ("--allow-test-tpm", "--allow-remote")
+    with RecordingServer(honest()) as server, program(server, tmp_path, *more) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().rpartition(":")[2])
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+            connection.request("GET", "/v1/hello", headers={"Host": f"evil.example:{port}"})
+            assert connection.getresponse().status == 421
+        assert server.asked == []

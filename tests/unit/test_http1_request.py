@@ -45,7 +45,14 @@ def test_a_request_that_two_readers_could_read_differently_is_refused(name: str)
 
 
 @pytest.mark.parametrize(
-    "line", ["Content-Length: +3", "Content-Length: 1_0", "Transfer-Encoding: chunked", "Content-Length: -1"]
+    "line",
+    [
+        "Content-Length:",
+        "Content-Length: +3",
+        "Content-Length: 1_0",
+        "Transfer-Encoding: chunked",
+        "Content-Length: -1",
+    ],
 )
 def test_a_body_of_unknown_length_is_refused(line: str) -> None:
     head = parse_request_head(f"POST / HTTP/1.1\r\nHost: h\r\n{line}".encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,4 +162,13 @@ def test_a_connection_that_the_table_does_not_have_is_a_strangers(tmp_path: Path
     with theirs, ours:
         (tmp_path / "tcp").write_text("  sl  local_address rem_address   st\n")
         assert not same_user(ours, tmp_path)
-        assert same_user(ours, tmp_path / "no such system")
+
+
+@pytest.mark.parametrize(("platform", "expected"), [("linux", False), ("darwin", True)])
+def test_a_system_that_should_have_the_table_and_does_not_is_not_believed(
+    platform: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    theirs, ours = pair()
+    with theirs, ours:
+        assert same_user(ours, tmp_path / "no such system") is expected

@@ -95,9 +95,11 @@ def command(
             click.echo(f"warning: {visible(warning)}", err=True)
         listener = listen_at_path(path) if path else listen(host, port)
         bound = 0 if path else listener.getsockname()[1]
-        access = Access("" if path else host, bound, token, allowed, remote=allow_remote)
+        # at loopback --allow-remote allows nothing: no token is asked for there
+        remote = path is None and not is_loopback(host)
+        access = Access("" if path else host, bound, token, allowed, remote=remote)
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)  # in every thread, so that sigwait gets it
-        same_user_only = not (path or allow_remote or allow_other_users)
+        same_user_only = not (path or remote or allow_other_users)
         with serving(Proxy(pool, access), listener, same_user_only=same_user_only):
             _announce(f"{_UNIX}{path}" if path else access.endpoint, session, as_json=as_json)
             signal.sigwait(_STOP)

@@ -61,8 +61,9 @@ class RequestHead:
         Raises:
             ChannelError: that cannot be known.
         """
-        text = self.get("content-length") or "0"
-        if "transfer-encoding" in dict(self.headers) or not _LENGTH.fullmatch(text):
+        named = dict(self.headers)
+        text = named.get("content-length", "0")
+        if "transfer-encoding" in named or not _LENGTH.fullmatch(text):
             raise ChannelError("expected a body whose Content-Length is known")
         return int(text)
 

@@ -15,6 +15,7 @@ from blindbuild.client.http1 import Response
 from blindbuild.client.http1_request import METHODS, RequestHead, write_forwarded
 from blindbuild.client.proxy_access import TOKEN_HEADER, Access, Refusal
 from blindbuild.errors import BlindbuildError, ChannelError, VerificationError
+from blindbuild.formats.printable import visible
 
 MAX_REQUEST_BODY = 64 << 20  # bytes; as many are held as there are connections to the server
 _NOT_PASSED_ON = frozenset({"connection", "content-length", "keep-alive", "set-cookie", "transfer-encoding"})
@@ -155,7 +156,8 @@ def _json(status: int, kind: str, code: str, message: str, hint: str | None, *, 
 
 def in_text(status: int, message: str, hint: str | None, *, closing: bool = True) -> Reply:
     """Return an answer of the proxy's own, for people."""
-    lines = [f"blindbuild: {message}", *(hint or "").splitlines()]
+    # curl prints it as it comes, and it may quote a server
+    lines = [f"blindbuild: {visible(message)}", *(visible(line) for line in (hint or "").split("\n"))]
     body = "\n".join(lines).rstrip().encode() + b"\n"
     headers = (("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff"))
     return Reply(status, headers, body, closing)

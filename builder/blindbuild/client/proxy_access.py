@@ -135,12 +135,13 @@ def is_loopback(host: str) -> bool:
 def same_user(connection: socket.socket, tables: Path = Path("/proc/net")) -> bool:
     """Return whether a process of this user opened the other end of a connection on this machine.
 
-    Linux says it in its tables of TCP connections. Elsewhere there is no such table, and everybody passes.
+    Linux says it in its tables of TCP connections; without them, as where /proc is hidden, nobody passes.
+    Other systems have no such table, and everybody passes.
 
     Source: proc(5), /proc/net/tcp; the kernel's Documentation/networking/proc_net_tcp.rst.
     """
     if not (tables / "tcp").exists():
-        return True
+        return sys.platform != "linux"
     theirs, ours = connection.getpeername(), connection.getsockname()
     return _owner(tables, theirs[:2], ours[:2]) == os.geteuid()
 

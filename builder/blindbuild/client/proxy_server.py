@@ -60,7 +60,8 @@ class Incoming:
             self._buffer += data
         raw, _, self._buffer = self._buffer.partition(_HEAD_END)
         head = parse_request_head(raw)
-        self.done = head.get("content-length") in ("", "0") and not head.get("transfer-encoding")
+        named = dict(head.headers)
+        self.done = named.get("content-length", "0") == "0" and "transfer-encoding" not in named
         return head
 
     def body(self, head: RequestHead) -> bytes | None:
