@@ -13,18 +13,26 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from blindbuild.digest import HashAlgorithm
+from blindbuild.digest import Digest, HashAlgorithm
+from blindbuild.formats.tcgevent import EventType
+from blindbuild.formats.tcglog import parse_event_log
 from blindbuild.host.sandbox import Bind
+from blindbuild.measure.classification import Exact
+from blindbuild.measure.platforms import find_platform
+from blindbuild.measure.reference import predict_platform
 from blindbuild.publish import exporters
 from blindbuild.publish.policy_key import load_policy_key
 from tests.fakes.published import Event, honest_boot, log_bytes, register_values, rules
 from tests.fakes.systemd_tools import run_systemd
+from tests.golden.test_predicted_boots import BOOTS, CASES, measured
 from tests.unit.test_export_formats import SILENT, pem_of, request, with_rules
 
 TOOLS = ("swtpm", "tpm2_pcrextend", "bwrap")
@@ -32,6 +40,7 @@ MISSING = [tool for tool in TOOLS if shutil.which(tool) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 BANKS = ("sha256", "sha384")
 EXACT = [number for number, rule in rules(honest_boot(), "sha256").items() if rule["rule"] == "exact"]
+LOGGED = [case for case in CASES if (BOOTS / f"{case['name']}.eventlog.bin").exists()]
 
 
 class Tpm:
@@ -69,10 +78,17 @@ class Tpm:
         return done.stdout
 
     def boot(self, events: list[Event]) -> None:
+        """Extend what a boot would have extended."""
+        hashed = [
+            (event.register, {bank: hashlib.new(bank, event.measured).hexdigest() for bank in BANKS})
+            for event in events
+        ]
+        self.extend(hashed)
+
+    def extend(self, hashed: list[tuple[int, dict[str, str]]]) -> None:
         specs = []
-        for event in events:
-            digests = [f"{bank}={hashlib.new(bank, event.measured).hexdigest()}" for bank in BANKS]
-            specs.append(f"{event.register}:{','.join(digests)}")
+        for register, digests in hashed:
+            specs.append(f"{register}:{','.join(f'{bank}={value}' for bank, value in digests.items())}")
         for start in range(0, len(specs), 8):
             self.call("tpm2_pcrextend", *specs[start : start + 8])
 
@@ -98,12 +114,11 @@ def unpack(made: exporters.Exported, place: Path) -> Path:
     return place
 
 
-def ask_pcrlock(verb: str, components: Path, tpm: Tpm, log: list[Event], bank: str = "sha256") -> dict:
-    # of a log with several banks systemd-pcrlock takes the first that it likes
-    (tpm.directory / "log").write_bytes(log_bytes(log, (bank,)))
+def ask_pcrlock(verb: str, components: Path, tpm: Tpm, log: bytes, registers: list[str] = EXACT) -> Any:
+    (tpm.directory / "log").write_bytes(log)
     done = run_systemd(
         "systemd-pcrlock",
-        *("--components=/components", "--json=short", f"--pcr={'+'.join(EXACT)}", verb),
+        *("--components=/components", "--json=short", f"--pcr={'+'.join(registers)}", verb),
         binds=[Bind(components, "/components"), Bind(tpm.directory, "/machine", writable=True)],
         SYSTEMD_MEASURE_LOG_FIRMWARE="/machine/log",
         SYSTEMD_MEASURE_LOG_USERSPACE="/machine/none",
@@ -118,12 +133,42 @@ def test_systemd_pcrlock_predicts_what_the_statement_says(bank: str, tpm: Tpm, t
     made = exporters.export("pcrlock", request(bank=HashAlgorithm(bank)))
     components = unpack(made, tmp_path / "components")
     tpm.boot(honest_boot())
-    listed = ask_pcrlock("list-components", components, tpm, honest_boot(), bank)
+    # of a log with several banks systemd-pcrlock takes the first that it likes
+    log = log_bytes(honest_boot(), (bank,))
+    listed = ask_pcrlock("list-components", components, tpm, log)
     assert [entry["id"] for entry in listed] == [f"500-hello-pcr{int(number):02}" for number in EXACT]
-    predicted = ask_pcrlock("predict", components, tpm, honest_boot(), bank)
+    predicted = ask_pcrlock("predict", components, tpm, log)
     stated = rules(honest_boot(), bank)
     wanted = [{"pcr": int(number), "values": [stated[number]["value"]]} for number in EXACT]
     assert predicted == {bank: wanted}
+
+
+@pytest.mark.parametrize("case", LOGGED, ids=[case["name"] for case in LOGGED])
+def test_systemd_pcrlock_knows_a_real_boot_of_the_image(
+    case: dict[str, Any], tpm: Tpm, tmp_path: Path
+) -> None:
+    """A boot of OVMF and systemd-stub: its log, and what was predicted from the image alone."""
+    firmware = Digest.from_hex(HashAlgorithm.SHA256, case["firmware"])
+    platform = find_platform(case["platform"])
+    reference = predict_platform(measured(case["image"]), platform=platform, firmware=firmware)
+    asked = request()
+    statement = replace(asked.release.statement, platforms=(reference,))
+    asked = replace(asked, release=replace(asked.release, statement=statement))
+    components = unpack(exporters.export("pcrlock", asked), tmp_path / "components")
+    log = (BOOTS / f"{case['name']}.eventlog.bin").read_bytes()
+    tpm.extend(
+        [
+            (event.register, {bank.value: digest.hex for bank, digest in event.digests.items()})
+            for event in parse_event_log(log).events
+            if event.event_type != EventType.EV_NO_ACTION
+        ]
+    )
+    rules = enumerate(reference.banks[HashAlgorithm.SHA256])
+    wanted = {number: rule.value.hex for number, rule in rules if isinstance(rule, Exact) and rule.events}
+    assert {4, 9, 11} <= wanted.keys()
+    predicted = ask_pcrlock("predict", components, tpm, log, [str(number) for number in wanted])
+    found = {entry["pcr"]: entry["values"] for entry in predicted["sha256"]}
+    assert found == {number: [value] for number, value in wanted.items()}
 
 
 def test_systemd_pcrlock_does_not_know_another_image(tpm: Tpm, tmp_path: Path) -> None:
@@ -136,7 +181,7 @@ def test_systemd_pcrlock_does_not_know_another_image(tpm: Tpm, tmp_path: Path) -
     ]
     assert another != honest_boot()
     tpm.boot(another)
-    predicted = ask_pcrlock("predict", components, tpm, another)
+    predicted = ask_pcrlock("predict", components, tpm, log_bytes(another))
     kept = {entry["pcr"] for entry in predicted["sha256"]}
     assert kept == {int(number) for number in EXACT} - {11}
 
