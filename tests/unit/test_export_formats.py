@@ -9,6 +9,7 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cbor2
@@ -177,6 +178,17 @@ def test_a_corim_names_the_statement_and_its_sequence() -> None:
     digest = hashlib.sha256(honest().statement).hexdigest()
     assert corim[0] == f"hello 1.0.0 qemu-q35-ovmf-2025.02 sha256:{digest}"
     assert cbor2.loads(corim[1][0].value)[1] == {0: corim[0], 1: 42}
+
+
+def test_a_corim_without_an_end_says_so() -> None:
+    asked = request()
+    endless = replace(asked, release=replace(asked.release, validity=None))
+    made = exporters.export("corim", endless)
+    header, corim, _ = read_cose(made.data)
+    assert set(corim) == {0, 1}
+    assert set(cbor2.loads(header[8])) == {0}
+    assert any("no end of validity" in note for note in made.notes)
+    assert not any("no end of validity" in note for note in exporters.export("corim", asked).notes)
 
 
 def test_each_state_that_is_allowed_is_a_triple_with_one_digest_a_register() -> None:
@@ -358,7 +370,8 @@ BAD_KEYS = {
     "no PEM": (b"key", "expected an unencrypted RSA key in PEM"),
     "P-256": (pem_of(ec.generate_private_key(ec.SECP256R1())), "expected an RSA key, which is all that"),
     "a release key": (generate_key().to_pem(), "expected an RSA key, which is all that"),
-    "too short": (pem_of(rsa.generate_private_key(65537, 1024)), "got 1024"),  # noqa: S505
+    "another exponent": (pem_of(rsa.generate_private_key(3, 2048)), "got 2048 and 3"),
+    "too short": (pem_of(rsa.generate_private_key(65537, 1024)), "got 1024 and 65537"),  # noqa: S505
 }
 
 

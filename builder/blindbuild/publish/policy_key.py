@@ -18,6 +18,7 @@ from blindbuild.digest import Digest
 from blindbuild.errors import UsageError
 
 KEY_BITS = (2048, 3072, 4096)  # PC Client profile 1.05: a TPM has 2048; larger ones are optional
+EXPONENT = 65537  # TPM 2.0 part 2, 12.2.3.5: the one that every TPM takes
 MAX_KEY = 1 << 14  # bytes of PEM; a key of 4096 bits has 3.2 KiB
 
 
@@ -41,7 +42,7 @@ def load_policy_key(pem: bytes) -> PolicyKey:
     """Read an RSA key from PEM.
 
     Raises:
-        UsageError: not PEM, encrypted, not RSA, or of a size that no TPM loads.
+        UsageError: not PEM, encrypted, not RSA, or of a size or exponent that TPMs do not load.
     """
     try:
         key = load_pem_private_key(pem, password=None)
@@ -54,6 +55,10 @@ def load_policy_key(pem: bytes) -> PolicyKey:
         raise UsageError(
             f"expected an RSA key, which is all that systemd checks policies with, got {type(key).__name__}"
         )
-    if key.key_size not in KEY_BITS:
-        raise UsageError(f"expected an RSA key of {KEY_BITS} bits, got {key.key_size}")
+    exponent = key.public_key().public_numbers().e
+    if key.key_size not in KEY_BITS or exponent != EXPONENT:
+        sizes = ", ".join(map(str, KEY_BITS))
+        raise UsageError(
+            f"expected an RSA key of {sizes} bits and exponent {EXPONENT}, got {key.key_size} and {exponent}"
+        )
     return PolicyKey(key)
