@@ -19,7 +19,7 @@ from blindbuild.client import web as web_client
 from blindbuild.client.log_check import LogCheck
 from blindbuild.client.log_files import open_log
 from blindbuild.client.log_memory import MAX_CONFLICTS, LogMemory
-from blindbuild.client.web import fetch, post
+from blindbuild.client.web import MAX_REFUSAL, exchange, fetch, post
 from blindbuild.errors import BlindbuildError, ChannelError
 from blindbuild.formats.checkpoint import parse_checkpoint
 from blindbuild.verify.checklist import LOG_TITLES, Checklist
@@ -304,6 +304,21 @@ def test_an_answer_that_ends_early_is_no_answer() -> None:
     with speaking(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc") as address:
         with pytest.raises(ChannelError, match="expected the whole answer"):
             fetch(address, limit_bytes=10)
+
+
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [
+        (b"Content-Length: 5000\r\n\r\n" + b"a" * 5000, 5000),
+        (b"Content-Length: 100000\r\n\r\n" + b"a" * 100_000, MAX_REFUSAL),
+        (b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n", 3),
+        (b"Transfer-Encoding: chunked\r\n\r\n-1\r\n" + b"a" * 100_000, MAX_REFUSAL),
+    ],
+    ids=["short", "long", "in chunks", "a chunk without an end"],
+)
+def test_of_a_refusal_no_more_is_read_than_is_shown(said: bytes, size: int) -> None:
+    with speaking(b"HTTP/1.1 404 X\r\n" + said) as address:
+        assert len(exchange("GET", address, limit_bytes=10).body) == size
 
 
 def test_what_a_server_says_instead_of_an_answer_steers_no_terminal() -> None:

@@ -77,7 +77,7 @@ def exchange(
     sent = {"Accept-Encoding": "identity", **(headers or {})}
     with _asked(method, _checked(url), body, sent, within_s) as response:
         if not 200 <= response.status < 300:  # RFC 9110, 15.3: all others are no success
-            return Reply(response.status, response.headers, response.read(MAX_REFUSAL))
+            return Reply(response.status, response.headers, _first_of(response))
         coding = response.headers.get("Content-Encoding", "identity").lower()
         if coding != "identity":
             raise ChannelError(f"{url}: expected no compression, got {coding[:40]!r}")
@@ -238,6 +238,15 @@ def _read(url: str, response: http.client.HTTPResponse, limit_bytes: int) -> byt
     if response.length:
         raise ChannelError(f"{url}: expected the whole answer, got {size} bytes of it")
     return b"".join(parts)
+
+
+def _first_of(response: http.client.HTTPResponse) -> bytes:
+    # in pieces: read() takes a chunk of -1 bytes for all that will ever come
+    parts, size = [], 0
+    while size < MAX_REFUSAL and (chunk := response.read1(MAX_REFUSAL - size)):
+        size += len(chunk)
+        parts.append(chunk)
+    return b"".join(parts)[:MAX_REFUSAL]
 
 
 def _decode(url: str, headers: Message, body: bytes, limit_bytes: int) -> bytes:
