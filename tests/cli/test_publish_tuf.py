@@ -162,6 +162,21 @@ def test_wrong_usage_says_what_is_expected(place: Path, text: str, message: str)
     assert message in str(done.exception)
 
 
+def test_who_signs_reads_first_what_exactly_and_for_which_repository(place: Path) -> None:
+    begin()
+    run("sign images/hello/1.0.0 --key release.key")
+    run("publish add repo images/hello/1.0.0")
+    Path("mine.json").write_bytes(Path("repo/metadata/1.root.json").read_bytes())
+    done = run("publish sign repo --key release.key --key online.key --first-root mine.json")
+    first, *more = done.stderr.splitlines()
+    assert first.startswith("signing targets 2, until 20")
+    assert " sha256:" in first
+    assert "signing manifests/hello/stable/42.dsse.json: new" in more
+    Path("mine.json").write_bytes(b"{}")
+    refused = run("publish renew repo --key release.key --first-root mine.json", code=1)
+    assert "begins with another root than yours" in str(refused.exception)
+
+
 def test_a_trust_file_and_its_options_belong_together(place: Path) -> None:
     begin()
     run("sign images/hello/1.0.0 --key release.key")

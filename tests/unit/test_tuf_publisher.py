@@ -243,6 +243,7 @@ def test_a_thief_of_one_of_two_release_keys_publishes_nothing(tmp_path: Path) ->
 def test_a_change_drops_the_signatures_of_what_was_staged_before(tmp_path: Path) -> None:
     house = House(tmp_path, threshold=2).begin()
     house.publisher.add([house.release(keys=house.releases)], [house.releases[0]], channel="stable")
+    house.publisher.sign([house.releases[1]])
     outcome = house.publisher.add(
         [house.release(43, keys=house.releases)], [house.releases[1]], channel="stable"
     )

@@ -22,16 +22,16 @@ from blindbuild.host.clock import unix_time
 from blindbuild.host.files import read_bytes
 from blindbuild.manifest import format_time
 from blindbuild.manifest.revoked import REASONS
+from blindbuild.manifest.tuf import MAX_ROOT
 from blindbuild.manifest.words import DEFAULT_CHANNEL
 from blindbuild.publish import ReleaseSigner
 from blindbuild.publish.signers import MAX_KEY_FILE, load_public_key, open_signer
 from blindbuild.publish.tuf_content import NewRelease, release_named, withdrawn_name
-from blindbuild.publish.tuf_metadata import ROLES, Days, RoleKeys, RootPlan
+from blindbuild.publish.tuf_metadata import MAX_DAYS, ROLES, Days, RoleKeys, RootPlan
 from blindbuild.publish.tuf_publisher import Outcome, TufPublisher
 
 Function = Callable[..., Any]
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_MAX_DAYS = 3660  # ten years
 
 repository_argument = click.argument("repository", type=click.Path(file_okay=False, path_type=Path))
 key_option = click.option(
@@ -40,6 +40,11 @@ key_option = click.option(
     multiple=True,
     metavar="FILE|URI",
     help="Who signs: each key signs the roles it counts for. Repeatable.",
+)
+first_root_option = click.option(
+    "--first-root",
+    type=_FILE,
+    help="Your own copy of metadata/1.root.json: sign for no repository that begins otherwise.",
 )
 channel_option = click.option(
     "--channel", default=DEFAULT_CHANNEL, show_default=True, help="Which line of releases it belongs to."
@@ -52,7 +57,7 @@ def _plan_options(function: Function) -> Function:
         days = getattr(Days(), role)
         function = click.option(
             f"--{role}-days",
-            type=click.IntRange(1, _MAX_DAYS),
+            type=click.IntRange(1, MAX_DAYS),
             help=f"How long {role} is signed for [default: {days}, or as before].",
         )(function)
     options = (
@@ -101,6 +106,7 @@ def init_command(repository: Path, keys: tuple[str, ...], as_json: bool, **given
 @click.option("--with-image", is_flag=True, help="List the boot image too, so that others can fetch it.")
 @click.option("--log-policy", type=_FILE, help="List this policy of transparency logs (C2SP tlog-policy).")
 @key_option
+@first_root_option
 @json_option
 def add_command(
     repository: Path,
@@ -110,6 +116,7 @@ def add_command(
     with_image: bool,
     log_policy: Path | None,
     keys: tuple[str, ...],
+    first_root: Path | None,
     as_json: bool,
 ) -> None:
     """List releases: IMAGES are image directories that were signed, manifests, or places to read them from.
@@ -131,7 +138,7 @@ def add_command(
         for image in images
     ]
     with _signers(keys) as signers:
-        publisher = TufPublisher(repository, now=unix_time())
+        publisher = _publisher(repository, first_root)
         _show(publisher.add(releases, signers, channel=channel, keep_older=keep_older), as_json)
 
 
@@ -141,9 +148,16 @@ def add_command(
 @click.option("--reason", required=True, type=click.Choice(sorted(REASONS)), help="Clients are told.")
 @channel_option
 @key_option
+@first_root_option
 @json_option
 def withdraw_command(
-    repository: Path, release: str, reason: str, channel: str, keys: tuple[str, ...], as_json: bool
+    repository: Path,
+    release: str,
+    reason: str,
+    channel: str,
+    keys: tuple[str, ...],
+    first_root: Path | None,
+    as_json: bool,
 ) -> None:
     """List a release as withdrawn, so that every client refuses it from its next refresh on.
 
@@ -160,29 +174,33 @@ def withdraw_command(
     else:
         name = release_named(release)
     with _signers(keys) as signers:
-        publisher = TufPublisher(repository, now=unix_time())
+        publisher = _publisher(repository, first_root)
         _show(publisher.withdraw(name, signers, reason=reason, statement=statement), as_json)
 
 
 @click.command("renew")
 @repository_argument
 @key_option
+@first_root_option
 @json_option
-def renew_command(repository: Path, keys: tuple[str, ...], as_json: bool) -> None:
+def renew_command(repository: Path, keys: tuple[str, ...], first_root: Path | None, as_json: bool) -> None:
     """Have the release keys sign what is listed for another period, before targets.json expires.
 
     Example: blindbuild publish renew repo --key release.key --key online.key
     """
     with _signers(keys) as signers:
-        _show(TufPublisher(repository, now=unix_time()).renew(signers), as_json)
+        _show(_publisher(repository, first_root).renew(signers), as_json)
 
 
 @click.command("rotate")
 @repository_argument
 @_plan_options
 @key_option
+@first_root_option
 @json_option
-def rotate_command(repository: Path, keys: tuple[str, ...], as_json: bool, **given: Any) -> None:
+def rotate_command(
+    repository: Path, keys: tuple[str, ...], first_root: Path | None, as_json: bool, **given: Any
+) -> None:
     """Stage the next root: with the keys named here in place of those of their role, or with the same.
 
     It must be signed by enough of the old and of the new root keys. New release keys sign targets.json and
@@ -191,32 +209,35 @@ def rotate_command(repository: Path, keys: tuple[str, ...], as_json: bool, **giv
     Example: blindbuild publish rotate repo --online new.key.pub --key a.key --key b.key
     """
     with _signers(keys) as signers:
-        publisher = TufPublisher(repository, now=unix_time())
+        publisher = _publisher(repository, first_root)
         _show(publisher.rotate(lambda plan: _changed(plan, given), signers), as_json)
 
 
 @click.command("sign")
 @repository_argument
 @key_option
+@first_root_option
 @json_option
-def sign_command(repository: Path, keys: tuple[str, ...], as_json: bool) -> None:
+def sign_command(repository: Path, keys: tuple[str, ...], first_root: Path | None, as_json: bool) -> None:
     """Add signatures to what others have staged. Read what it would change first: `publish status`.
 
     Example: blindbuild publish sign repo --key b.key
     """
-    publisher = TufPublisher(repository, now=unix_time())
+    publisher = _publisher(repository, first_root)
     # before a token is asked: who signs should know what, whoever staged it
-    for line in publisher.staged_changes():
+    shown = publisher.review()
+    for line in shown.lines:
         click.echo(f"signing {line}", err=True)
     with _signers(keys) as signers:
-        _show(publisher.sign(signers), as_json)
+        _show(publisher.sign(signers, shown), as_json)
 
 
 @click.command("refresh")
 @repository_argument
 @key_option
+@first_root_option
 @json_option
-def refresh_command(repository: Path, keys: tuple[str, ...], as_json: bool) -> None:
+def refresh_command(repository: Path, keys: tuple[str, ...], first_root: Path | None, as_json: bool) -> None:
     """Sign timestamp.json, and the snapshot when half its time is over; publish what is staged and complete.
 
     To be run every few hours by a machine that has the online key and no other.
@@ -224,7 +245,7 @@ def refresh_command(repository: Path, keys: tuple[str, ...], as_json: bool) -> N
     Example: blindbuild publish refresh repo --key online.key
     """
     with _signers(keys) as signers:
-        _show(TufPublisher(repository, now=unix_time()).refresh(signers), as_json)
+        _show(_publisher(repository, first_root).refresh(signers), as_json)
 
 
 @click.command("status")
@@ -252,6 +273,13 @@ def status_command(repository: Path, as_json: bool) -> None:
         click.echo(f"current    {line}")
     _print_lines("staged", changes)
     _print_lines("waits for", waiting)
+
+
+def _publisher(repository: Path, first_root: Path | None) -> TufPublisher:
+    pinned = None
+    if first_root is not None:
+        pinned = read_bytes(first_root, error=UsageError, limit_bytes=MAX_ROOT)
+    return TufPublisher(repository, now=unix_time(), pinned=pinned)
 
 
 @contextlib.contextmanager

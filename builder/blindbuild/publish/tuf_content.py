@@ -10,13 +10,15 @@ from tuf.api.metadata import Root, TargetFile, Targets
 from blindbuild.client.published import Published
 from blindbuild.client.tuf_keys import check_unique_keys, release_keys
 from blindbuild.digest import Digest
-from blindbuild.errors import BuildError, FormatError, UsageError, VerificationError
+from blindbuild.errors import BuildError, FormatError, ManifestError, UsageError, VerificationError
 from blindbuild.formats.dsse import parse_envelope, verify_envelope
 from blindbuild.manifest import STATEMENT_PAYLOAD_TYPE, parse_release, parse_statement
 from blindbuild.manifest.revoked import Revocation, parse_revoked, revoked_bytes
 from blindbuild.manifest.tuf import LOG_POLICY, REVOKED, ReleaseName, release_of
 from blindbuild.publish.directory import check_publishable
 from blindbuild.publish.tuf_files import RepositoryFiles
+
+IMAGES = "images/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,16 @@ class Content:
         self._put(REVOKED, revoked_bytes((*self.revoked, entry)))
         self._remove(name)
 
+    def changes(self, served: Targets | None) -> tuple[str, ...]:
+        """Return what is listed and what was withdrawn anew, a line each, for those who are asked to sign."""
+        old = {} if served is None else served.targets
+        before = () if served is None else Content(served, self._files).revoked
+        added = [entry for entry in self.revoked if entry not in before]
+        gone = [entry for entry in before if entry not in self.revoked]
+        lines = [f"{REVOKED}: withdraws {_line(entry)}: {entry.reason}" for entry in added]
+        lines += [f"{REVOKED}: no longer withdraws {_line(entry)}" for entry in gone]
+        return (*listed_changes(old, self._targets.targets), *lines)
+
     def forgotten(self, served: Targets) -> tuple[str, ...]:
         """Return which withdrawals are no longer listed, a line each: what was withdrawn once stays so."""
         kept = {entry.statement for entry in self.revoked}
@@ -124,9 +136,25 @@ class Content:
             try:
                 envelope = parse_envelope(self._bytes(entry))
                 verify_envelope(envelope, keys=keys, threshold=threshold, payload_type=STATEMENT_PAYLOAD_TYPE)
-            except FormatError as error:
+                statement = parse_statement(envelope.payload)
+            except (FormatError, ManifestError) as error:
                 lines.append(f"{name.manifest}: {error.message}: sign it, and add it again")
-        return tuple(lines)
+                continue
+            if (statement.name, statement.sequence) != (name.product, name.sequence):
+                lines.append(
+                    f"{name.manifest}: expected the manifest of {name.product} {name.sequence}, "
+                    f"got {statement.name} {statement.sequence}"
+                )
+        return (*lines, *self._lengths())
+
+    def _lengths(self) -> list[str]:
+        # a client reads no byte more than this, and an image nobody but people
+        small = {name: entry for name, entry in self._targets.targets.items() if not name.startswith(IMAGES)}
+        return [
+            f"{name}: expected a length of {len(data)}, got {entry.length}"
+            for name, entry in sorted(small.items())
+            if len(data := self._bytes(entry)) != entry.length
+        ]
 
     def _check_new(self, name: ReleaseName, statement: Digest) -> None:
         if any(entry.statement == statement for entry in self.revoked):
@@ -163,7 +191,7 @@ class Content:
             if data is not None:
                 self._put(target, data, custom)
         if release.image is not None:
-            self._put(f"images/{Digest.sha256(release.image).hex}.efi", release.image, custom)
+            self._put(f"{IMAGES}{Digest.sha256(release.image).hex}.efi", release.image, custom)
         if release.log_policy is not None:
             self._put(LOG_POLICY, release.log_policy)
 
@@ -184,6 +212,10 @@ class Content:
         return self._files.read_target(entry.path, entry.hashes["sha256"])
 
 
+def _line(entry: Revocation) -> str:
+    return f"{entry.product}/{entry.channel}/{entry.sequence}"
+
+
 def _check_channel(published: Published, channel: str) -> None:
     # clients that follow a repository do not read it; but whoever signed it meant one line of releases
     if published.release is None:
@@ -202,13 +234,11 @@ def _name(manifest: bytes, channel: str) -> tuple[ReleaseName, Digest]:
     return ReleaseName(statement.name, channel, statement.sequence), Digest.sha256(payload)
 
 
-def listed_changes(old: Targets | None, new: Targets) -> Sequence[str]:
-    """Return what a new targets.json changes, a line each, for those who are asked to sign it."""
-    before = {} if old is None else old.targets
-    lines = [f"{name}: new" for name in sorted(new.targets.keys() - before.keys())]
-    lines += [f"{name}: no longer listed" for name in sorted(before.keys() - new.targets.keys())]
-    both = sorted(before.keys() & new.targets.keys())
-    lines += [f"{name}: changed" for name in both if before[name].hashes != new.targets[name].hashes]
+def listed_changes(old: Mapping[str, TargetFile], new: Mapping[str, TargetFile]) -> Sequence[str]:
+    """Return what is new, gone, or other among targets, a line each."""
+    lines = [f"{name}: new" for name in sorted(new.keys() - old.keys())]
+    lines += [f"{name}: no longer listed" for name in sorted(old.keys() - new.keys())]
+    lines += [f"{name}: changed" for name in sorted(old.keys() & new.keys()) if old[name] != new[name]]
     return lines
 
 

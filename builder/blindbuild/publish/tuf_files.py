@@ -22,6 +22,7 @@ from blindbuild.errors import BlindbuildError, BuildError, UsageError
 from blindbuild.host.files import MAX_FILE_BYTES, read_bytes, write_atomically
 from blindbuild.manifest.tuf import METADATA, TARGETS, hashed_path
 from blindbuild.publish.tuf_metadata import Signed, read_metadata, to_bytes
+from blindbuild.publish.tuf_review import check_chain, check_served
 
 STAGED = "staged"
 _LOCK = ".lock"
@@ -44,10 +45,12 @@ class RepositoryFiles:
 
     Args:
         path: the directory.
+        pinned: what its first root must be, or None to take the one that is there.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, pinned: bytes | None = None) -> None:
         self.path = path
+        self._pinned = pinned
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -58,7 +61,11 @@ class RepositoryFiles:
         """
         if not (self.path / METADATA).is_dir() and not (self.path / STAGED).is_dir():
             raise UsageError(f"{self.path}: no TUF repository there", hint=_HINT)
-        with locked(self.path / _LOCK):
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path / _LOCK))
+            except OSError as error:
+                raise UsageError(f"{self.path / _LOCK}: cannot be locked: {error.strerror}") from error
             yield
 
     def create(self) -> None:
@@ -76,24 +83,49 @@ class RepositoryFiles:
         """Return what is served, or None before anything is.
 
         Raises:
-            BuildError: timestamp.json names what is not there, or it is malformed.
+            BuildError: timestamp.json names what is not there, it is malformed, or not signed.
         """
-        root = self.root()
+        latest = self._latest_roots()
         data = self._read(f"{METADATA}/timestamp.json")
-        if root is None or data is None:
+        if not latest or data is None:
             return None
         timestamp = read_metadata(Timestamp, data)
         snapshot = self._versioned(Snapshot, timestamp.signed.snapshot_meta.version)
         listed = snapshot.signed.meta.get("targets.json")
         if listed is None:
             raise BuildError(f"{self.path}: the snapshot lists no targets.json")
-        return State(root, timestamp, snapshot, self._versioned(Targets, listed.version))
+        targets = self._versioned(Targets, listed.version)
+        for role in (timestamp, snapshot, targets):
+            # a rotation that was killed half-way has the new root beside what the old keys signed
+            check_served(role, [root.signed for root in latest])
+        return State(latest[0], timestamp, snapshot, targets)
 
     def root(self) -> Metadata[Root] | None:
-        """Return the latest root that is served."""
+        """Return the latest root that is served.
+
+        Raises:
+            BuildError: one is missing, malformed, or not signed by the keys of the one before.
+        """
+        return next(iter(self._latest_roots()), None)
+
+    def _latest_roots(self) -> tuple[Metadata[Root], ...]:
+        """Return the latest root and the one before, if there are any."""
         names = [path.name for path in (self.path / METADATA).glob("*.root.json")]
         versions = [int(match[1]) for match in map(_ROOT.fullmatch, names) if match]
-        return self._versioned(Root, max(versions)) if versions else None
+        if not versions and self._pinned is None:
+            return ()
+        first = self._read(f"{METADATA}/1.root.json")
+        if self._pinned is not None and first != self._pinned:
+            raise BuildError(
+                f"{self.path}: begins with another root than yours",
+                hint="do not sign: it is not your repository",
+            )
+        roots: tuple[Metadata[Root], ...] = ()
+        for version in range(1, max(versions) + 1):
+            root = self._versioned(Root, version)
+            check_chain(root, roots[0] if roots else None)
+            roots = (root, *roots[:1])
+        return roots
 
     def staged(self, kind: type[Signed]) -> Metadata[Signed] | None:
         """Return what waits for signatures, if anything does."""
@@ -119,7 +151,7 @@ class RepositoryFiles:
     def write_target(self, name: str, data: bytes) -> None:
         """Serve a target's bytes under their digest; nobody sees them before targets.json lists them."""
         place = self.path / TARGETS / hashed_path(name, Digest.sha256(data).hex)
-        if not place.exists():
+        if not self._has(place, data):
             write_atomically(place, data)
 
     def read_target(self, name: str, sha256: str) -> bytes:
@@ -134,10 +166,17 @@ class RepositoryFiles:
             raise BuildError(f"{path}: expected the bytes that targets.json lists, got others")
         return data
 
+    @staticmethod
+    def _has(place: Path, data: bytes) -> bool:
+        # not by its name alone: somebody may have put other bytes there
+        return place.exists() and read_bytes(place, error=BuildError, limit_bytes=MAX_FILE_BYTES) == data
+
     def _versioned(self, kind: type[Signed], version: int) -> Metadata[Signed]:
         path = self._place(kind.type, version)
         data = read_bytes(path, error=BuildError, limit_bytes=MAX_TARGETS)
         metadata = read_metadata(kind, data)
+        if metadata.signed.version != version:
+            raise BuildError(f"{path}: expected version {version}, got {metadata.signed.version}")
         if to_bytes(metadata) != data:  # its hash is, or will be, signed
             raise BuildError(f"{path}: expected it as blindbuild wrote it, got another layout")
         return metadata

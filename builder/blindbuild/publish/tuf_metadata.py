@@ -28,6 +28,7 @@ from blindbuild.manifest import format_time
 from blindbuild.publish.sign import ReleaseSigner
 
 DAY_S = 86400
+MAX_DAYS = 3660  # ten years
 ROLES = ("root", "targets", "snapshot", "timestamp")
 DAYS = "x-blindbuild-days"  # in root.json: how many days each role is signed for
 _SIGNATURE_HALF = 32  # bytes of r, and of s, of a P-256 signature
@@ -88,14 +89,9 @@ def plan_of(root: Root) -> RootPlan:
     """Return what a root says.
 
     Raises:
-        BuildError: it has keys that blindbuild does not sign with.
+        BuildError: it has keys that blindbuild does not sign with, or days that are none.
     """
-    days = root.unrecognized_fields.get(DAYS, {})
-    known = {field.name for field in fields(Days)}
-    return RootPlan(
-        **{role: _role_keys(root, role) for role in ROLES},
-        days=Days(**{name: int(value) for name, value in days.items() if name in known}),
-    )
+    return RootPlan(**{role: _role_keys(root, role) for role in ROLES}, days=_read_days(root))
 
 
 def make_snapshot(
@@ -139,6 +135,19 @@ def sign(metadata: Metadata[Any], signers: Iterable[ReleaseSigner], roots: Seque
         metadata.signatures[key.keyid] = Signature(key.keyid, signature.hex())
         count += 1
     return count
+
+
+def counts(signer: ReleaseSigner, roots: Sequence[Root]) -> bool:
+    """Return whether a signer's key is a release key in any of the roots."""
+    return any(key_id(signer.public) in root.roles[Targets.type].keyids for root in roots)
+
+
+def has_signed(signer: ReleaseSigner, targets: Metadata[Targets], roots: Sequence[Root]) -> bool:
+    """Return whether a release key has signed targets.json already."""
+    results = [
+        root.get_verification_result(Targets.type, targets.signed_bytes, targets.signatures) for root in roots
+    ]
+    return any(key_id(signer.public) in result.signed for result in results)
 
 
 def is_signed(metadata: Metadata[Any], root: Root) -> bool:
@@ -192,7 +201,25 @@ def describe_changes(old: Root | None, new: Root) -> tuple[str, ...]:
         lines += [f"{role}: key {keyid[:16]} is removed" for keyid in before if keyid not in keys]
         if (len(keys), threshold) != (len(before), formerly):
             lines.append(f"{role}: {threshold} of {len(keys)} must sign")
-    return tuple(lines)
+    return (*lines, *_changed_days(_read_days(new), Days() if old is None else _read_days(old)))
+
+
+def _changed_days(new: Days, old: Days) -> list[str]:
+    pairs = {role: (getattr(new, role), getattr(old, role)) for role in ROLES}
+    return [
+        f"{role}: signed for {now} days, not {then}" for role, (now, then) in pairs.items() if now != then
+    ]
+
+
+def _read_days(root: Root) -> Days:
+    value = root.unrecognized_fields.get(DAYS, {})
+    if not isinstance(value, dict):
+        raise BuildError(f"root {root.version}, {DAYS}: expected days by role")
+    days = {field.name: value[field.name] for field in fields(Days) if field.name in value}
+    for role, number in days.items():
+        if type(number) is not int or not 1 <= number <= MAX_DAYS:
+            raise BuildError(f"root {root.version}, {DAYS}: {role}: expected 1 to {MAX_DAYS} days")
+    return Days(**days)
 
 
 def _tuf_key(key: SignerKey) -> SSlibKey:

@@ -20,13 +20,14 @@ from blindbuild.digest import Digest
 from blindbuild.errors import UsageError
 from blindbuild.manifest.tuf import ReleaseName
 from blindbuild.publish.sign import ReleaseSigner
-from blindbuild.publish.tuf_content import Content, NewRelease, listed_changes
+from blindbuild.publish.tuf_content import Content, NewRelease
 from blindbuild.publish.tuf_files import RepositoryFiles, State
 from blindbuild.publish.tuf_metadata import (
     DAY_S,
     RootPlan,
-    describe_changes,
+    counts,
     expiry,
+    has_signed,
     is_signed,
     make_root,
     make_snapshot,
@@ -36,6 +37,8 @@ from blindbuild.publish.tuf_metadata import (
     sign,
     to_bytes,
 )
+from blindbuild.publish.tuf_review import Review, signed_digest
+from blindbuild.publish.tuf_staged import Staged, describe_staged, is_served, read_staged, review_staged
 from blindbuild.verify.current import RoleState
 
 Signers = Sequence[ReleaseSigner]
@@ -62,10 +65,11 @@ class TufPublisher:
     Args:
         path: its directory.
         now: seconds since 1970.
+        pinned: the signer's own copy of 1.root.json, or None to take the one that is there.
     """
 
-    def __init__(self, path: Path, *, now: int) -> None:
-        self.files = RepositoryFiles(path)
+    def __init__(self, path: Path, *, now: int, pinned: bytes | None = None) -> None:
+        self.files = RepositoryFiles(path, pinned=pinned)
         self._now = now
 
     def init(self, plan: RootPlan, signers: Signers) -> Outcome:
@@ -128,17 +132,21 @@ class TufPublisher:
             root = make_root(plan, version=current.signed.version + 1, now=self._now)
             self._stage(root, signers)
             if plan.targets != plan_of(current.signed).targets:
-                self._stage(self._next_targets(), signers)
+                self._stage(self._next_targets(signers), signers)
             return self._publish(signers)
 
-    def sign(self, signers: Signers) -> Outcome:
-        """Add signatures to whatever is staged.
+    def sign(self, signers: Signers, shown: Review | None = None) -> Outcome:
+        """Add signatures to what is staged.
+
+        Args:
+            signers: whose keys count.
+            shown: what the signers were shown of it; nothing else is signed. None to sign whatever is there.
 
         Raises:
-            UsageError: nothing is staged that any of these keys counts for.
+            UsageError: nothing is staged that any of these keys counts for, or not what was shown.
         """
         with self.files.held():
-            if not self._sign_staged(signers):
+            if not self._sign_staged(signers, shown):
                 raise UsageError("expected something staged that these keys count for, got nothing")
             return self._publish(signers)
 
@@ -154,13 +162,15 @@ class TufPublisher:
     def staged_changes(self) -> tuple[str, ...]:
         """Return what the staged metadata would change, a line each."""
         state = self.files.state()
-        root, targets = self.files.staged(Root), self.files.staged(Targets)
-        lines: list[str] = []
-        if root is not None:
-            lines += describe_changes(None if state is None else state.root.signed, root.signed)
-        if targets is not None:
-            lines += listed_changes(None if state is None else state.targets.signed, targets.signed)
-        return tuple(lines)
+        return describe_staged(self.files, state, self._staged(state))
+
+    def review(self) -> Review:
+        """Return what people are to read before they `sign`."""
+        with self.files.held():
+            return review_staged(self.files, now=self._now)
+
+    def _staged(self, state: State | None) -> Staged:
+        return read_staged(self.files, state, now=self._now)
 
     def waiting(self) -> tuple[str, ...]:
         """Return what the staged metadata waits for, a line each."""
@@ -195,20 +205,39 @@ class TufPublisher:
 
     def _change(self, edit: Callable[[Content], None], signers: Signers) -> Outcome:
         with self.files.held():
-            targets = self._next_targets()
+            targets = self._next_targets(signers)
             edit(Content(targets.signed, self.files))
             self._stage(targets, signers)
             return self._publish(signers)
 
-    def _next_targets(self) -> Metadata[Targets]:
-        """Return what is staged or served, unsigned and with the next version."""
+    def _next_targets(self, signers: Signers) -> Metadata[Targets]:
+        """Return what is staged or served, unsigned and with the next version.
+
+        Raises:
+            UsageError: somebody else staged a change that a signer would sign with his own.
+        """
         state = self._state()
         self._drop_published(state)
-        root = self.files.staged(Root) or state.root
-        targets = (self.files.staged(Targets) or state.targets).signed
+        staged = self._staged(state)
+        if staged.targets is not None:
+            self._check_mine(staged.targets, state, signers)
+        targets = (staged.targets or state.targets).signed
         targets.version = state.targets.signed.version + 1
-        targets.expires = expiry(self._now, plan_of(root.signed).days.targets)
+        # of two roots the shorter time: nobody has signed the staged one yet, perhaps
+        roots = [root.signed for root in (state.root, staged.root) if root is not None]
+        targets.expires = expiry(self._now, min(plan_of(root).days.targets for root in roots))
         return Metadata(targets)
+
+    def _check_mine(self, staged: Metadata[Targets], state: State, signers: Signers) -> None:
+        """Refuse to add a change to others' unless every signer has signed theirs, or it changes nothing."""
+        if staged.signed.targets == state.targets.signed.targets:
+            return
+        roots = self._roots()
+        if any(counts(signer, roots) and not has_signed(signer, staged, roots) for signer in signers):
+            raise UsageError(
+                "expected nothing staged by somebody else, got a change that you would sign unseen",
+                hint="`blindbuild publish sign` shows and signs it; or remove staged/targets.json",
+            )
 
     def _stage(self, metadata: Metadata[Root] | Metadata[Targets], signers: Signers) -> None:
         sign(metadata, signers, self._roots(metadata))
@@ -222,8 +251,11 @@ class TufPublisher:
             roots.append(metadata.signed)
         return roots
 
-    def _sign_staged(self, signers: Signers) -> int:
-        staged = [item for item in (self.files.staged(Root), self.files.staged(Targets)) if item is not None]
+    def _sign_staged(self, signers: Signers, shown: Review | None) -> int:
+        staged = self._staged(self.files.state()).both
+        digests = {item.signed.type: signed_digest(item) for item in staged}
+        if shown is not None and digests != shown.digests:
+            raise UsageError("what is staged changed since it was shown", hint="read it again")
         count = 0
         for item in staged:
             count += sign(item, signers, self._roots())
@@ -232,15 +264,14 @@ class TufPublisher:
 
     def _drop_published(self, state: State) -> None:
         """Forget what is staged and served already: a run was killed after it published."""
-        root, targets = self.files.staged(Root), self.files.staged(Targets)
-        if root is not None and root.signed.version <= state.root.signed.version:
+        if is_served(self.files.staged(Root), state.root.signed):
             self.files.unstage(Root)
-        if targets is not None and targets.signed.version <= state.targets.signed.version:
+        if is_served(self.files.staged(Targets), state.targets.signed):
             self.files.unstage(Targets)
 
     def _plan(self, state: State | None) -> _Plan:
-        root = self.files.staged(Root)
-        targets = self.files.staged(Targets)
+        staged = self._staged(state)
+        root, targets = staged.root, staged.targets
         served = None if state is None else state.root
         lines = [] if root is None else [missing(root, root.signed)]
         if root is not None and served is not None:
