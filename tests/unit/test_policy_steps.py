@@ -234,6 +234,15 @@ def test_a_verdict_lasts_as_long_as_the_policy_says() -> None:
     assert judge.but(policy=asking(session_s=60))(session()).accepted().expires == NOW + 60
 
 
+def test_a_verdict_does_not_outlast_the_age_that_the_policy_takes() -> None:
+    age = NOW - YEAR_2026
+    policy = asking(release_age_s=age + 30)
+    expires = judge.but(policy=policy)(session()).accepted().expires
+    assert expires == NOW + 31
+    judge.but(policy=policy, now=expires - 1)(session()).accepted()
+    refused(judge.but(policy=policy, now=expires)(session()), "M9:release-too-old")
+
+
 # --- M12: the log that the policy asks for
 
 

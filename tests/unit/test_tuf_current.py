@@ -205,6 +205,7 @@ def test_rollback_is_refused_although_the_older_release_is_listed() -> None:
 def test_a_repository_that_is_silent_for_longer_than_the_policy_allows_is_refused(issued: int | None) -> None:
     refused(judged(view(issued=issued), release_age_s=3600), "M9:release-too-old")
     assert judged(view(issued=NOW - 3600), release_age_s=3600).accepted()
+    assert judged(view(issued=NOW - 3500), release_age_s=3600).accepted().expires == NOW + 101
 
 
 def test_what_was_published_is_judged_by_the_view_before_a_server_is_asked() -> None:

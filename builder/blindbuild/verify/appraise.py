@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from blindbuild.formats.tcglog import ReplayedLog
 from blindbuild.formats.tpm2 import Quote
-from blindbuild.manifest import DEFAULT_ATTESTATION_KEY, TrustRoots
+from blindbuild.manifest import DEFAULT_ATTESTATION_KEY, Release, TrustRoots
 from blindbuild.manifest.rfc3339 import MAX_TIME
 from blindbuild.verify.appraisal import _PROOF, AcceptedSession, Appraisal, broken_appraisal
 from blindbuild.verify.checklist import LOG_TITLES, SEALED_TITLES, TITLES, Checklist, Outcome, found, refuse
@@ -265,11 +265,8 @@ def _complete(steps: Checklist, basis: Basis) -> bool:
 def _accept(
     session: RecordedSession, judged: _Judged, basis: Basis, warnings: tuple[str, ...]
 ) -> AcceptedSession:
-    statement, release = judged.publication.statement, judged.publication.release
+    statement = judged.publication.statement
     name = judged.key.public.name()
-    expires = min(basis.now + basis.policy.session_s, MAX_TIME)
-    if basis.current is not None:
-        expires = min(expires, basis.current.expires)
     clocks = {**(basis.history.clocks if basis.history else {}), name.hex(): judged.quote.clock}
     return AcceptedSession(
         product=statement.name,
@@ -281,12 +278,28 @@ def _accept(
         spki=session.spki,
         attestation_key=name,
         live=session.live,
-        expires=expires if release is None else min(expires, release.valid_until),
+        expires=_expires(judged.publication.release, basis),
         warnings=warnings,
         history=History(statement.sequence, judged.publication.digest, basis.now, clocks),
         checkpoint=judged.publication.checkpoint,
         proof=_PROOF,
     )
+
+
+def _expires(release: Release | None, basis: Basis) -> int:
+    """Return when M9 would refuse, or the policy's time is over: the first second that no longer counts."""
+    view, age = basis.current, basis.policy.release_age_s
+    ends = [basis.now + basis.policy.session_s, MAX_TIME]
+    began = None
+    if release is not None:
+        ends.append(release.valid_until)
+        began = release.valid_from
+    if view is not None:
+        ends.append(view.expires)
+        began = view.issued
+    if age is not None and began is not None:
+        ends.append(began + age + 1)
+    return min(ends)
 
 
 def _appraisal(
