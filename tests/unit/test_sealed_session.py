@@ -23,10 +23,14 @@ from blindbuild.digest import Digest
 from blindbuild.errors import ChannelError, ManifestError
 from blindbuild.formats.hpke import AES_256_GCM, Sender
 from blindbuild.manifest import parse_statement
-from blindbuild.verify import RecordedSession, bound_data, parse_session, session_bytes
+from blindbuild.manifest.revoked import Revocation
+from blindbuild.verify import Appraisal, RecordedSession, appraise, bound_data, parse_session, session_bytes
+from blindbuild.verify.bundle import Bundle, bundle_bytes, parse_bundle
+from blindbuild.verify.current import CurrentView, RoleState, Target
 from blindbuild.verify.session import Sealing
 from tests.bad_inputs import accepted, refused, refusing
 from tests.fakes.published import NOW, Publisher
+from tests.fakes.tuf_world import DAY, MANIFEST, TufWorld
 from tests.fakes.world import (
     HPKE_KEY,
     NONCE,
@@ -233,6 +237,45 @@ def test_a_recorded_session_has_the_key_of_its_profile_only() -> None:
     for value in (VALUE | {"spki": tls["spki"]}, {key: tls[key] for key in tls if key != "spki"}):
         with refusing("Q10:malformed"):
             parse_session(json.dumps(value).encode())
+
+
+def test_what_a_tuf_repository_says_counts_for_sealed_requests_as_well() -> None:
+    published = sealed_publisher()
+    repository = TufWorld(publisher=published)
+    statement = Digest.sha256(published.statement)
+    current = CurrentView(
+        pinned=Digest.sha256(repository.roots[0]),
+        channel="stable",
+        refreshed=NOW,
+        issued=NOW - 3600,
+        roles={name: RoleState(1, NOW + DAY) for name in ("root", "timestamp", "snapshot", "targets")},
+        release_keys=(published.key.public,),
+        threshold=1,
+        targets={MANIFEST: Target(len(published.envelope), Digest.sha256(published.envelope))},
+        revoked=(),
+    )
+    withdrawn = Revocation(statement, "hello", "stable", 42, "vulnerable", NOW - 60)
+
+    def judged(view: CurrentView) -> Appraisal:
+        return appraise(
+            sealed_session(),
+            envelope=published.envelope,
+            release=None,
+            trust=repository.trust(),
+            now=NOW,
+            policy=TEST_POLICY,
+            current=view,
+        )
+
+    verdict = judged(current).accepted()
+    assert (verdict.spki, verdict.statement) == (HPKE_KEY, statement)
+    refused(judged(dataclasses.replace(current, revoked=(withdrawn,))), "M11:withdrawn")
+
+
+def test_a_bundle_with_a_sealed_session_comes_back_as_it_was() -> None:
+    again = parse_bundle(bundle_bytes(Bundle(parse_session(DATA), sealed_publisher().envelope, NOW)))
+    assert session_bytes(again.session) == DATA
+    assert judge_sealed(again.session).accepted().spki == HPKE_KEY
 
 
 def test_the_record_of_a_decision_says_which_kind_of_key_it_was(tmp_path: Path) -> None:
