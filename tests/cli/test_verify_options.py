@@ -18,7 +18,7 @@ from blindbuild.cli.recorded import saved_bytes
 from blindbuild.client import Expectation, StateStore
 from blindbuild.digest import Digest
 from blindbuild.errors import BlindbuildError, UsageError, VerificationError
-from blindbuild.manifest import format_time
+from blindbuild.manifest import format_time, parse_trust
 from blindbuild.verify import History, session_bytes
 from blindbuild.verify.bundle import Bundle, bundle_bytes, parse_bundle
 from tests.fakes import log_world
@@ -123,13 +123,14 @@ def test_options_beside_a_policy_make_it_stricter(server: Server, image: Path, t
         (("--allow-test-tpm",), "--allow-test-tpm: the policy"),
         (("--allow-debug",), "--allow-debug: the policy"),
         (("--allow-unsafe-clock",), "--allow-unsafe-clock: the policy"),
-        (("--channel", "beta"), "--channel: the policy wants nightly"),
+        (("--channel", "beta"), "--channel: the policy wants stable"),
     ],
 )
+@pytest.mark.parametrize("said", [{}, {"channel": "stable"}])
 def test_options_that_would_make_a_policy_weaker_are_refused(
-    more: tuple[str, ...], message: str, image: Path, tmp_path: Path
+    more: tuple[str, ...], message: str, said: dict[str, str], image: Path, tmp_path: Path
 ) -> None:
-    rules = policy(tmp_path, requireClosed=["disk"], channel="nightly")
+    rules = policy(tmp_path, requireClosed=["disk"], **said)
     done = verify(
         "https://127.0.0.1:1", tmp_path, "--manifest", image, "--policy", rules, *more, lenient=False
     )
@@ -290,6 +291,31 @@ def test_each_decision_leaves_one_line(server: Server, image: Path, tmp_path: Pa
     assert [line["accepted"] for line in lines] == [True, True, False]
     assert [line["server"] for line in lines] == [server.url, "", ""]
     assert {line["statement"] for line in lines} == {Digest.sha256(BY.statement).hex}
+    assert [line["live"] for line in lines] == [True, False, False]
+
+
+def test_an_auditors_line_is_not_taken_for_a_verdict_about_a_server(
+    server: Server, image: Path, tmp_path: Path
+) -> None:
+    log, bundle = tmp_path / "audit.jsonl", saved(server, image, tmp_path)
+    more = ("--recorded", "--offline-audit", "--at-time", THEN, "--audit-log", log)
+    assert verify(bundle, tmp_path, *more).exit_code == 4
+    [line] = [json.loads(line) for line in log.read_text().splitlines()]
+    assert (line["accepted"], line["live"], line["time"]) == (True, False, THEN)
+
+
+def test_what_cannot_be_remembered_is_not_recorded_as_accepted(
+    server: Server, image: Path, tmp_path: Path
+) -> None:
+    log, state = tmp_path / "audit.jsonl", tmp_path / "state"
+    domain = parse_trust((tmp_path / "trust.json").read_bytes()).domain_of("stable")
+    StateStore(state).path(domain).with_suffix(".lock").mkdir(parents=True)  # no file can be made there
+    more = ("--manifest", image, "--audit-log", log, "--state", state, "--json")
+    done = verify(server.url, tmp_path, *more)
+    assert "cannot be written" in refusal(done).message
+    assert '"accepted": true' not in done.output
+    [line] = [json.loads(line) for line in log.read_text().splitlines()]
+    assert (line["accepted"], line["reasons"]) == (False, ["not-remembered"])
 
 
 # --- a repository in a bundle

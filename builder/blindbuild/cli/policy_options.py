@@ -37,7 +37,6 @@ def choose_policy(options: JudgingOptions) -> Policy:
         policy,
         required_closed=policy.required_closed | frozenset(options.require_closed),
         required_log=_narrow_log(policy, log),
-        channel=options.channel or policy.channel,
     )
 
 
@@ -61,8 +60,11 @@ def _refuse_weaker(policy: Policy, options: JudgingOptions) -> None:
                 f"{option}: the policy {options.policy} does not allow it",
                 hint="options make a policy stricter, never weaker: whoever keeps the policy can change it",
             )
-    if options.channel is not None and policy.channel not in (DEFAULT_CHANNEL, options.channel):
-        raise UsageError(f"--channel: the policy wants {policy.channel}, got {options.channel}")
+    if options.channel is not None and policy.channel != options.channel:
+        raise UsageError(
+            f"--channel: the policy wants {policy.channel}, got {options.channel}",
+            hint=f"a policy that names no channel wants {DEFAULT_CHANNEL}",
+        )
 
 
 def _narrow_log(policy: Policy, log: LogPolicy | None) -> LogPolicy | None:

@@ -15,7 +15,7 @@ from blindbuild.cli.recorded import AUDITED, make_bundle, read_recorded, read_ti
 from blindbuild.client import Expectation, attest
 from blindbuild.client.advice import accepted_or_advice
 from blindbuild.client.audit import record_decision
-from blindbuild.errors import UsageError
+from blindbuild.errors import BlindbuildError, UsageError
 from blindbuild.formats.printable import visible
 from blindbuild.host.files import write_atomically
 from blindbuild.manifest import format_time
@@ -72,15 +72,24 @@ def command(server: str, options: JudgingOptions, **how: Any) -> None:
         attempt.close()
         session, appraisal = attempt.session, attempt.appraisal
     address = "" if chosen.recorded else server
-    record_decision(judged_by, server=address, appraisal=appraisal, session=session)
+    _remember(judged_by, session, appraisal, address)
     if chosen.save is not None:
         write_atomically(chosen.save, saved_bytes(make_bundle(session, judged_by, _tuf(options, judged_by))))
     _show(appraisal, judged_by, session, chosen, address)
-    accepted = accepted_or_advice(appraisal)
-    if session.live:
-        judged_by.record(accepted)
+    accepted_or_advice(appraisal)
     if chosen.offline_audit:
         raise click.exceptions.Exit(AUDITED)
+
+
+def _remember(judged_by: Expectation, session: RecordedSession, appraisal: Appraisal, address: str) -> None:
+    """Remember what was accepted and record the decision, before anybody reads of it."""
+    try:
+        if session.live and appraisal.verdict is not None:
+            judged_by.record(appraisal.verdict)
+    except BlindbuildError as error:
+        record_decision(judged_by, server=address, appraisal=appraisal, session=session, error=error)
+        raise
+    record_decision(judged_by, server=address, appraisal=appraisal, session=session)
 
 
 def _tuf(options: JudgingOptions, judged_by: Expectation) -> dict[str, bytes]:

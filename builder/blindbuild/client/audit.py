@@ -1,6 +1,7 @@
 """A record of each decision for whoever must answer for it later: which release, checkpoint, key and policy.
 
-It has nothing that a user sent or got. One record is one line of JSON.
+It has nothing that a user sent or got. One record is one line of JSON. Only one that is accepted and live is
+about a server; the time of another may be one that an auditor chose.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ def record_decision(
             "time": format_time(expectation.now()),
             "server": server[:MAX_SERVER],
             "accepted": verdict is not None,
+            "live": session is not None and session.live,
             "reasons": [*sorted(reasons)],
             "warnings": [] if appraisal is None else list(appraisal.warnings),
             "product": name,
