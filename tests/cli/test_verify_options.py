@@ -16,6 +16,8 @@ from blindbuild.cli.main import main
 from blindbuild.cli.options import JudgingOptions
 from blindbuild.cli.recorded import saved_bytes
 from blindbuild.client import Expectation, StateStore
+from blindbuild.client.tuf import TufRepository
+from blindbuild.client.tuf_memory import TufMemory
 from blindbuild.digest import Digest
 from blindbuild.errors import BlindbuildError, UsageError, VerificationError
 from blindbuild.manifest import format_time, parse_trust
@@ -345,6 +347,27 @@ def test_a_bundles_repository_is_judged_like_a_served_one(tmp_path: Path) -> Non
     assert refusal(audit_of(world, stranger.files(), tmp_path)).step == "M1"
     cut = {name: data[: len(data) // 2] for name, data in files.items()}
     assert refusal(audit_of(world, cut, tmp_path)).step == "M1"
+
+
+def test_an_older_repository_in_a_bundle_is_refused_by_who_saw_a_later_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blindbuild.cli.judging.time.time", lambda: float(NOW))
+    world, state = TufWorld(publisher()), tmp_path / "state"
+    files = world.files()
+    assert audit_of(world, files, tmp_path).exit_code == 4  # at any time: nothing remembered counts
+    recorded = (tmp_path / "bundle.json", tmp_path, "--recorded", "--state", state)
+    assert verify(*recorded).exit_code == 0
+    assert not state.exists() or not list(state.rglob("*.json"))
+    world.versions |= {"timestamp": 2}
+    memory = TufMemory(state / "tuf")
+    served = write(world.files(), tmp_path / "served")
+    TufRepository(world.trust(), str(served), memory=memory, clock=lambda: float(NOW)).refresh()
+    seen = {path: path.read_bytes() for path in state.rglob("*.json")}
+    error = refusal(verify(*recorded))
+    assert (error.step, error.reason) == ("M1", "rollback")
+    assert {path: path.read_bytes() for path in state.rglob("*.json")} == seen
+    assert audit_of(world, files, tmp_path).exit_code == 4
 
 
 def test_what_a_refresh_read_is_what_a_bundle_needs(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from blindbuild.cli.options import JudgingOptions
 from blindbuild.client.published import Published, read_published
@@ -11,6 +12,9 @@ from blindbuild.errors import UsageError
 from blindbuild.manifest import TrustRoots
 from blindbuild.manifest.words import DEFAULT_CHANNEL
 from blindbuild.verify.current import CurrentView
+
+if TYPE_CHECKING:  # loaded by those who follow a repository
+    from blindbuild.client.tuf_memory import TufMemory
 
 
 def read_publication(options: JudgingOptions, trust: TrustRoots) -> tuple[Published, CurrentView | None]:
@@ -34,15 +38,11 @@ def read_publication(options: JudgingOptions, trust: TrustRoots) -> tuple[Publis
             raise UsageError("expected --manifest: this trust file pins no TUF repository that has it")
         return _read(manifest, options), None
     from blindbuild.client.tuf import TufRepository
-    from blindbuild.client.tuf_memory import TufMemory
 
-    memory = None
-    if options.history:
-        memory = TufMemory.default(os.environ) if options.state is None else TufMemory(options.state / "tuf")
     repository = TufRepository(
         trust,
         options.tuf,
-        memory=memory,
+        memory=_memory(options),
         channel=options.channel or DEFAULT_CHANNEL,
         remember=options.remember,
     )
@@ -50,6 +50,14 @@ def read_publication(options: JudgingOptions, trust: TrustRoots) -> tuple[Publis
         followed = repository.follow()
         return followed.published, followed.view
     return _read(manifest, options), repository.refresh()
+
+
+def _memory(options: JudgingOptions) -> TufMemory | None:
+    from blindbuild.client.tuf_memory import TufMemory
+
+    if not options.history:
+        return None
+    return TufMemory.default(os.environ) if options.state is None else TufMemory(options.state / "tuf")
 
 
 def _read(manifest: object, options: JudgingOptions) -> Published:
@@ -84,9 +92,11 @@ def record_repository(options: JudgingOptions, trust: TrustRoots, channel: str, 
 
 
 def replay_repository(
-    files: Mapping[str, bytes], trust: TrustRoots, channel: str, now: int
+    files: Mapping[str, bytes], options: JudgingOptions, trust: TrustRoots, channel: str, now: int
 ) -> CurrentView | None:
     """Return what these files of a repository say at a time, or None when there are none: M1 refuses that.
+
+    What is remembered of the repository counts, unless history does not; nothing is added to it.
 
     Raises:
         VerificationError: the repository is refused.
@@ -99,4 +109,12 @@ def replay_repository(
         data = files.get(path)
         return data if data is None or len(data) <= limit_bytes else data[: limit_bytes + 1]
 
-    return TufRepository(trust, "bundle", channel=channel, clock=lambda: float(now), read=read).refresh()
+    return TufRepository(
+        trust,
+        "bundle",
+        memory=_memory(options),
+        channel=channel,
+        clock=lambda: float(now),
+        remember=False,
+        read=read,
+    ).refresh()

@@ -52,7 +52,7 @@ def expect(
         published = recorded.published
         if trust.tuf_root is not None:
             at = int(time.time()) if now is None else now
-            view = replay_repository(recorded.tuf, trust, policy.channel, at)
+            view = replay_repository(recorded.tuf, options, trust, policy.channel, at)
     crls = tuple(read_bytes(path, error=UsageError, limit_bytes=MAX_CRL) for path in options.crl)
     clock = {} if now is None else {"clock": lambda: float(now)}
     return Expectation(
