@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tuf.api.metadata import Delegations, Metadata, Root, Targets
 
+from blindbuild.client.published import Published
 from blindbuild.client.tuf_keys import release_keys
 from blindbuild.digest import Digest
 from blindbuild.errors import BlindbuildError, BuildError, UsageError
 from blindbuild.manifest.tuf import hashed_path
 from blindbuild.publish import generate_key
-from blindbuild.publish.tuf_content import release_named
+from blindbuild.publish.tuf_content import NewRelease, release_named
 from blindbuild.publish.tuf_metadata import Days, RoleKeys, expiry, make_root, plan_of, to_bytes
 from blindbuild.publish.tuf_publisher import TufPublisher
+from tests.fakes.published import Publisher
 from tests.unit.test_tuf_publisher import HELLO, House
 
 
@@ -266,3 +269,18 @@ def test_the_swap_of_a_key_under_its_id_is_one(house: House) -> None:
     root = Metadata[Root].from_dict(staged).signed
     known = {key.public.spki for key in house.releases}
     assert {key.spki for key in release_keys(root)[0]} != known
+
+
+def test_a_registry_does_not_say_for_which_channel_a_release_was_signed(house: House) -> None:
+    made = Publisher(house.releases[0])  # signed for stable
+    thief = generate_key()
+    forged = Publisher(thief).release  # if a stranger's word counted
+    state = house.publisher.files.state()
+    assert state is not None
+    plan = replace(plan_of(state.root.signed), targets=RoleKeys((thief.public,)))
+    house.publisher.files.stage(make_root(plan, version=2, now=house.now))  # signed by nobody
+    for release, message in ((None, "expected release.dsse.json"), (forged, "trusted keys, got 0")):
+        published = Published(made.envelope, release, None, None, (), "oci://registry.example/hello:1")
+        with pytest.raises(UsageError, match=message):
+            house.publisher.add([NewRelease(published)], house.everybody, channel="nightly")
+    assert house.publisher.releases() == ("hello/stable/42",)

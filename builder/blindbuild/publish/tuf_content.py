@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from tuf.api.metadata import Root, TargetFile, Targets
 
-from blindbuild.client.published import Published
+from blindbuild.client.published import RELEASE, Published, is_address
 from blindbuild.client.tuf_keys import check_unique_keys, release_keys
 from blindbuild.digest import Digest
 from blindbuild.errors import BuildError, FormatError, ManifestError, UsageError, VerificationError
-from blindbuild.formats.dsse import parse_envelope, verify_envelope
-from blindbuild.manifest import STATEMENT_PAYLOAD_TYPE, parse_release, parse_statement
+from blindbuild.formats.dsse import SignerKey, parse_envelope, verify_envelope
+from blindbuild.manifest import RELEASE_PAYLOAD_TYPE, STATEMENT_PAYLOAD_TYPE, parse_release, parse_statement
 from blindbuild.manifest.revoked import Revocation, parse_revoked, revoked_bytes
 from blindbuild.manifest.tuf import LOG_POLICY, REVOKED, ReleaseName, release_of
 from blindbuild.publish.directory import check_publishable
@@ -57,15 +57,23 @@ class Content:
         """List that nothing was withdrawn: a repository that says nothing about it is refused by clients."""
         self._put(REVOKED, revoked_bytes(()))
 
-    def add(self, release: NewRelease, *, channel: str, keep_older: bool) -> ReleaseName:
+    def add(
+        self, release: NewRelease, *, channel: str, keep_older: bool, keys: Sequence[SignerKey]
+    ) -> ReleaseName:
         """List a release; those of the same channel that it replaces are no longer listed.
+
+        Args:
+            release: what it consists of.
+            channel: whose clients are to get it.
+            keep_older: leave the earlier ones listed.
+            keys: the release keys, one of which must have signed what says the channel.
 
         Raises:
             UsageError: another statement has this sequence, a later one was published, or it was withdrawn.
             BuildError: files that do not belong together.
         """
         check_publishable(release.published)
-        _check_channel(release.published, channel)
+        _check_channel(release.published, channel, keys)
         name, statement = _name(release.published.envelope, channel)
         self._check_new(name, statement)
         self._remove(name)
@@ -216,11 +224,25 @@ def _line(entry: Revocation) -> str:
     return f"{entry.product}/{entry.channel}/{entry.sequence}"
 
 
-def _check_channel(published: Published, channel: str) -> None:
-    # clients that follow a repository do not read it; but whoever signed it meant one line of releases
+def _check_channel(published: Published, channel: str, keys: Sequence[SignerKey]) -> None:
+    # clients that follow a repository do not read it; but whoever signed it meant one line of releases, and
+    # who only serves it could leave it out, or write another one, to have a test release listed for everybody
     if published.release is None:
+        if is_address(published.source):
+            raise UsageError(
+                f"{published.source}: expected {RELEASE}, which says the channel, got none",
+                hint="fetch it and sign it again, or name the image directory",
+            )
         return
-    meant = parse_release(parse_envelope(published.release).payload).channel
+    envelope = parse_envelope(published.release)
+    try:
+        signed = verify_envelope(envelope, keys=keys, threshold=1, payload_type=RELEASE_PAYLOAD_TYPE)
+    except FormatError as error:
+        raise UsageError(
+            f"{published.source}: {RELEASE}: {error.message}",
+            hint="it was signed with other keys: sign it again",
+        ) from error
+    meant = parse_release(signed.payload).channel
     if meant != channel:
         raise UsageError(
             f"{published.source}: expected a release signed for channel {channel}, got one for {meant}",

@@ -18,6 +18,7 @@ from tuf.api.metadata import Metadata, Root, Signed, Snapshot, Targets, Timestam
 from blindbuild.client.tuf_refresh import MAX_VERSION
 from blindbuild.digest import Digest
 from blindbuild.errors import UsageError
+from blindbuild.formats.dsse import SignerKey
 from blindbuild.manifest.tuf import ReleaseName
 from blindbuild.publish.sign import ReleaseSigner
 from blindbuild.publish.tuf_content import Content, NewRelease
@@ -97,8 +98,9 @@ class TufPublisher:
         """
 
         def edit(content: Content) -> None:
+            keys = self._release_keys()
             for release in releases:
-                content.add(release, channel=channel, keep_older=keep_older)
+                content.add(release, channel=channel, keep_older=keep_older, keys=keys)
 
         return self._change(edit, signers)
 
@@ -161,8 +163,7 @@ class TufPublisher:
 
     def staged_changes(self) -> tuple[str, ...]:
         """Return what the staged metadata would change, a line each."""
-        state = self.files.state()
-        return describe_staged(self.files, state, self._staged(state))
+        return describe_staged(self.files, state := self.files.state(), self._staged(state))
 
     def review(self) -> Review:
         """Return what people are to read before they `sign`."""
@@ -174,8 +175,7 @@ class TufPublisher:
 
     def waiting(self) -> tuple[str, ...]:
         """Return what the staged metadata waits for, a line each."""
-        state = self.files.state()
-        return self._plan(state).waiting
+        return self._plan(self.files.state()).waiting
 
     def roles(self) -> dict[str, RoleState]:
         """Return version and end of validity of what clients see, by role."""
@@ -224,8 +224,8 @@ class TufPublisher:
         targets = (staged.targets or state.targets).signed
         targets.version = state.targets.signed.version + 1
         # of two roots the shorter time: nobody has signed the staged one yet, perhaps
-        roots = [root.signed for root in (state.root, staged.root) if root is not None]
-        targets.expires = expiry(self._now, min(plan_of(root).days.targets for root in roots))
+        days = [plan_of(root.signed).days.targets for root in (state.root, staged.root) if root is not None]
+        targets.expires = expiry(self._now, min(days))
         return Metadata(targets)
 
     def _check_mine(self, staged: Metadata[Targets], state: State, signers: Signers) -> None:
@@ -250,6 +250,13 @@ class TufPublisher:
         if metadata is not None and isinstance(metadata.signed, Root):
             roots.append(metadata.signed)
         return roots
+
+    def _release_keys(self) -> list[SignerKey]:
+        """Return those that count now, or will: a staged root does once enough of the root keys signed it."""
+        state = self._state()
+        staged = self._staged(state).root
+        coming = [staged] if staged is not None and is_signed(staged, state.root.signed) else []
+        return [key for root in (state.root, *coming) for key in plan_of(root.signed).targets.keys]
 
     def _sign_staged(self, signers: Signers, shown: Review | None) -> int:
         staged = self._staged(self.files.state()).both
