@@ -27,6 +27,7 @@ from tests.fakes.ak_authority import make_crl
 from tests.fakes.published import Publisher, honest_boot, separator, statement_value
 from tests.fakes.software_tpm import QuoteShape, sized
 from tests.fakes.world import (
+    TEST_POLICY,
     authority,
     boot_of,
     judge,
@@ -266,3 +267,9 @@ def test_a_step_is_run_once_and_needs_what_it_builds_upon() -> None:
     with pytest.raises(AssertionError, match="without the step it needs"):
         found(None)
     assert found(0) == 0
+
+
+def test_a_platform_that_the_statement_lacks_is_said_by_its_name() -> None:
+    policy = dataclasses.replace(TEST_POLICY, platforms=frozenset({"azure"}))
+    appraisal = judge.but(policy=policy)(session())
+    refused(appraisal, "E2:platform-unknown", saying="got a statement about qemu-q35-ovmf-2025.02")
