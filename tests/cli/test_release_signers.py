@@ -7,11 +7,13 @@ import json
 import shutil
 from pathlib import Path
 
+import click
 import pytest
 import rfc8785
 from click.testing import CliRunner, Result
 
 from blindbuild.cli.main import main
+from blindbuild.cli.signing import ask_pin
 from blindbuild.errors import BlindbuildError, BuildError, EnvelopeError, UsageError, VerificationError
 from blindbuild.formats.dsse import parse_envelope, verify_envelope
 from blindbuild.manifest import parse_release, parse_trust
@@ -425,3 +427,14 @@ def test_a_successor_is_about_the_same_product(place: Place) -> None:
     words = ("trust", "--rotate", place.root / "trust.json", "--product", "other", "-o", place.root / "x")
     refused(UsageError, "expected a trust file for other, got one for hello", *words)
     refused(UsageError, "expected --product", "trust", "-o", place.root / "x")
+
+
+def test_a_name_in_a_key_file_does_not_steer_the_terminal_of_who_is_asked_for_a_pin() -> None:
+    @click.command()
+    def ask() -> None:
+        assert ask_pin("PIN of the token \x1b[2K\x1b[1Aother") == "1234"
+
+    said = CliRunner().invoke(ask, input="1234\n", env={"BLINDBUILD_PIN": ""})
+    assert said.exit_code == 0
+    assert "\x1b" not in said.output
+    assert r"PIN of the token \x1b[2K" in said.output

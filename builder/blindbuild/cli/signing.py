@@ -13,6 +13,7 @@ from blindbuild.cli.outputs import MANIFEST, REBUILDS, RELEASE, STATEMENT, check
 from blindbuild.digest import Digest
 from blindbuild.errors import BuildError, UsageError, VerificationError
 from blindbuild.formats.dsse import MAX_ENVELOPE, parse_envelope
+from blindbuild.formats.printable import visible
 from blindbuild.host.clock import unix_time
 from blindbuild.host.files import read_bytes, write_atomically
 from blindbuild.manifest import Release, format_time, parse_statement
@@ -52,7 +53,8 @@ class Signed:
 def ask_pin(what: str) -> str:
     """Return a PIN from the environment, or ask for it without echo; never one from the command line."""
     chosen = os.environ.get(PIN_VARIABLE)
-    return chosen if chosen else str(click.prompt(what, hide_input=True, err=True))
+    # a token's name is from a URI, and that may be from a key file of somebody else's
+    return chosen if chosen else str(click.prompt(visible(what), hide_input=True, err=True))
 
 
 def sign_image(image: Path, key: ReleaseSigner, *, days: int) -> tuple[Digest, str]:
