@@ -24,8 +24,9 @@ from blindbuild.verify.checklist import Checklist, found
 from blindbuild.verify.quote import judge_signature
 from tests.bad_inputs import refused, refusing
 from tests.fakes.ak_authority import make_crl
+from tests.fakes.channels import closed_ledger, ledger_bytes, publisher_of
 from tests.fakes.published import Publisher, honest_boot, separator, statement_value
-from tests.fakes.software_tpm import QuoteShape, sized
+from tests.fakes.software_tpm import Profile, QuoteShape, sized
 from tests.fakes.world import (
     TEST_POLICY,
     authority,
@@ -273,3 +274,64 @@ def test_a_platform_that_the_statement_lacks_is_said_by_its_name() -> None:
     policy = dataclasses.replace(TEST_POLICY, platforms=frozenset({"azure"}))
     appraisal = judge.but(policy=policy)(session())
     refused(appraisal, "E2:platform-unknown", saying="got a statement about qemu-q35-ovmf-2025.02")
+
+
+# --- verify/publication.py and channels.py
+
+
+def test_a_release_that_is_shown_is_judged_although_none_was_required() -> None:
+    policy = dataclasses.replace(TEST_POLICY, require_release=False)
+    stranger = Publisher()
+    refused(judge.but(policy=policy, release=stranger.release)(session()), "M9:release-refused")
+    ended = publisher().but(release={"validUntil": "2026-01-02T00:00:00Z"}).release
+    refused(judge.but(policy=policy, release=ended)(session()), "M9:release-expired")
+
+
+def test_a_ledger_is_summed_up_without_states_that_no_row_has() -> None:
+    value = closed_ledger()
+    value["channels"] = [row for row in value["channels"] if row["state"] != "narrowed"]
+    published = publisher_of(data := ledger_bytes(value))
+    appraisal = judge.but(published=published, ledger=data)(session(statement=published.statement))
+    detail = next(step.detail for step in appraisal.steps if step.id == "P2")
+    assert "open: " in detail
+    assert "narrowed" not in detail
+
+
+# --- verify/endorse_certificate.py and certificate_path.py
+
+
+def test_a_secret_that_nobody_asked_for_is_no_answer() -> None:
+    made = with_evidence(session(credential=False), activated_secret=b"x" * 32)
+    refused(judge(made), "A8:credential-missing", saying="expected a credential to have been sent")
+
+
+EK_HEAD = tpm().ek_public[2:44]  # type, nameAlg, attributes, policy
+POINT = sized(b"\1" * 32) * 2
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        bytes.fromhex("00060080004300100c0000000000") + sized(tpm().ek_public[-256:]),
+        bytes.fromhex("000600800043001000030010") + POINT,
+    ],
+    ids=("RSA of 3072 bits, it says", "P-256"),
+)
+def test_an_endorsement_key_of_another_size_or_type_is_refused(rest: bytes) -> None:
+    head = EK_HEAD if len(rest) > 200 else b"\x00\x23" + EK_HEAD[2:]
+    made = with_endorsement(session(), ek_public=sized(head + rest))
+    refused(judge(made), "A5:endorsement-template")
+
+
+@pytest.mark.parametrize(
+    ("usage", "saying"), [(None, "got none"), ("1.3.6.1.5.5.7.3.1", "got 1.3.6.1.5.5.7.3.1")]
+)
+def test_what_a_certificate_is_for_is_said(usage: str | None, saying: str) -> None:
+    appraisal = judge(session(tpm().but(profile=Profile(extended_usage=usage))))
+    refused(appraisal, "A9:certificate-profile", saying=saying)
+
+
+def test_a_time_that_no_calendar_has_is_no_time_of_a_certificate() -> None:
+    appraisal = judge.but(now=253_402_300_800)(session())  # the first second of the year 10000
+    assert "A4:certificate-path" in appraisal.reasons
+    assert not any(reason.endswith("internal-error") for reason in appraisal.reasons)
