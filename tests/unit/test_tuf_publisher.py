@@ -165,7 +165,7 @@ def test_a_release_that_is_no_longer_listed_can_be_withdrawn_by_its_manifest(hou
     house.add(43)
     with pytest.raises(UsageError, match="not listed"):
         house.publisher.withdraw(HELLO, house.everybody, reason="retired")
-    name, statement = withdrawn_name(first, "stable")
+    name, statement = withdrawn_name(first, "stable", [root.signed for root in house.publisher.files.roots()])
     house.publisher.withdraw(name, house.everybody, reason="retired", statement=statement)
     assert [entry.statement for entry in house.client().refresh().revoked] == [statement]
     with pytest.raises(UsageError, match="withdrawn before"):

@@ -17,7 +17,7 @@ from blindbuild.digest import Digest
 from blindbuild.errors import BlindbuildError, BuildError, UsageError
 from blindbuild.manifest.tuf import hashed_path
 from blindbuild.publish import generate_key
-from blindbuild.publish.tuf_content import NewRelease, release_named
+from blindbuild.publish.tuf_content import NewRelease, release_named, withdrawn_name
 from blindbuild.publish.tuf_metadata import Days, RoleKeys, expiry, make_root, plan_of, to_bytes
 from blindbuild.publish.tuf_publisher import TufPublisher
 from tests.fakes.published import Publisher
@@ -284,3 +284,21 @@ def test_a_registry_does_not_say_for_which_channel_a_release_was_signed(house: H
         with pytest.raises(UsageError, match=message):
             house.publisher.add([NewRelease(published)], house.everybody, channel="nightly")
     assert house.publisher.releases() == ("hello/stable/42",)
+
+
+def test_a_strangers_manifest_is_not_withdrawn_and_uses_no_sequences_up(house: House) -> None:
+    roots = [root.signed for root in house.publisher.files.roots()]
+    bad = Publisher(generate_key()).but(sequence=2**53 - 1).envelope
+    with pytest.raises(BuildError, match="that a release key signed"):
+        withdrawn_name(bad, "stable", roots)
+    with pytest.raises(BuildError, match="that a release key signed"):
+        withdrawn_name(b"{}", "stable", roots)
+    # one that a key of earlier days signed may have been accepted
+    new = generate_key()
+    plan = lambda plan: replace(plan, targets=RoleKeys((new.public,)))  # noqa: E731
+    house.publisher.withdraw(HELLO, house.everybody, reason="retired")
+    assert house.publisher.rotate(plan, [*house.everybody, new]).published
+    roots = [root.signed for root in house.publisher.files.roots()]
+    assert len(roots) == 2
+    old = house.release(41).published.envelope
+    assert withdrawn_name(old, "stable", roots)[0].sequence == 41

@@ -166,15 +166,14 @@ def withdraw_command(
 
     Example: blindbuild publish withdraw repo hello/stable/42 --reason vulnerable --key release.key
     """
-    path = Path(release)
+    path, publisher = Path(release), _publisher(repository, first_root)
     statement = None
     if path.is_file():
         manifest = read_bytes(path, error=UsageError, limit_bytes=MAX_ENVELOPE)
-        name, statement = withdrawn_name(manifest, channel)
+        name, statement = withdrawn_name(manifest, channel, [root.signed for root in publisher.files.roots()])
     else:
         name = release_named(release)
     with _signers(keys) as signers:
-        publisher = _publisher(repository, first_root)
         _show(publisher.withdraw(name, signers, reason=reason, statement=statement), as_json)
 
 

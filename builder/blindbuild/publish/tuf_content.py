@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tuf.api.metadata import Root, TargetFile, Targets
 
 from blindbuild.client.published import RELEASE, Published, is_address
-from blindbuild.client.tuf_keys import check_unique_keys, release_keys
+from blindbuild.client.tuf_keys import check_unique_keys, keys_of_role, release_keys
 from blindbuild.digest import Digest
 from blindbuild.errors import BuildError, FormatError, ManifestError, UsageError, VerificationError
 from blindbuild.formats.dsse import SignerKey, parse_envelope, verify_envelope
@@ -276,13 +276,22 @@ def release_named(name: str) -> ReleaseName:
     return found
 
 
-def withdrawn_name(manifest: bytes, channel: str) -> tuple[ReleaseName, Digest]:
+def withdrawn_name(manifest: bytes, channel: str, roots: Sequence[Root]) -> tuple[ReleaseName, Digest]:
     """Return which release a manifest is, and its statement's digest.
 
+    Args:
+        manifest: of a release that a client may have accepted once.
+        channel: of which line of releases it was.
+        roots: every root of the repository.
+
     Raises:
-        BuildError: it is no manifest.
+        BuildError: it is no manifest, or no release key of any time signed it: no client accepted it, and its
+            sequence would be one that later releases must exceed.
     """
+    keys = {spki: SignerKey.from_spki(spki) for root in roots for spki in keys_of_role(root, Targets.type)}
     try:
+        envelope = parse_envelope(manifest)
+        verify_envelope(envelope, keys=list(keys.values()), threshold=1, payload_type=STATEMENT_PAYLOAD_TYPE)
         return _name(manifest, channel)
     except FormatError as error:
-        raise BuildError(f"expected a manifest, got something else: {error.message}") from error
+        raise BuildError(f"expected a manifest that a release key signed: {error.message}") from error

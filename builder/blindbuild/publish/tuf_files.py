@@ -85,7 +85,7 @@ class RepositoryFiles:
         Raises:
             BuildError: timestamp.json names what is not there, it is malformed, or not signed.
         """
-        latest = self._latest_roots()
+        latest = self.roots()[:2]
         data = self._read(f"{METADATA}/timestamp.json")
         if not latest or data is None:
             return None
@@ -106,10 +106,14 @@ class RepositoryFiles:
         Raises:
             BuildError: one is missing, malformed, or not signed by the keys of the one before.
         """
-        return next(iter(self._latest_roots()), None)
+        return next(iter(self.roots()), None)
 
-    def _latest_roots(self) -> tuple[Metadata[Root], ...]:
-        """Return the latest root and the one before, if there are any."""
+    def roots(self) -> tuple[Metadata[Root], ...]:
+        """Return every root that is served, the latest one first.
+
+        Raises:
+            BuildError: as `root`, or the first one is not the pinned one.
+        """
         names = [path.name for path in (self.path / METADATA).glob("*.root.json")]
         versions = [int(match[1]) for match in map(_ROOT.fullmatch, names) if match]
         if not versions and self._pinned is None:
@@ -120,12 +124,11 @@ class RepositoryFiles:
                 f"{self.path}: begins with another root than yours",
                 hint="do not sign: it is not your repository",
             )
-        roots: tuple[Metadata[Root], ...] = ()
+        roots: list[Metadata[Root]] = []
         for version in range(1, max(versions) + 1):
-            root = self._versioned(Root, version)
-            check_chain(root, roots[0] if roots else None)
-            roots = (root, *roots[:1])
-        return roots
+            roots.append(self._versioned(Root, version))
+            check_chain(roots[-1], roots[-2] if version > 1 else None)
+        return tuple(reversed(roots))
 
     def staged(self, kind: type[Signed]) -> Metadata[Signed] | None:
         """Return what waits for signatures, if anything does."""
