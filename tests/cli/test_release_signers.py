@@ -407,9 +407,14 @@ def test_a_successor_changes_how_many_are_needed(place: Place) -> None:
     done(*trust_words(place, *keys, "--rebuilder", place.public("carl")))
     assert read_trust(place).rebuilder_threshold == 2
     rotate = ("trust", "--rotate", place.root / "trust.json", "-o", place.root / "next.json")
-    done(*rotate, "--rebuilders-needed", 1)
+    said = done(*rotate, "--rebuilders-needed", 1)
+    assert "rebuilders needed: 1, before 2" in said.stderr
     assert read_trust(place, "next.json").rebuilder_threshold == 1
     assert read_trust(place, "next.json").rebuilders == read_trust(place).rebuilders
+    # where it is not asked for, it is said as well
+    said = done(*rotate, "--rebuilder", place.public("carl"))
+    assert "rebuilders needed: 1, before 2" in said.stderr
+    assert "release keys needed" not in said.stderr
 
 
 def test_a_successor_says_anew_how_a_tpm_is_believed(place: Place) -> None:

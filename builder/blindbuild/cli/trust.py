@@ -110,6 +110,8 @@ def _report(output: Path, before: TrustRoots | None, after: TrustRoots, as_json:
     if before is not None:
         _say_changes("release key", before.release_keys, after.release_keys)
         _say_changes("rebuilder", before.rebuilders, after.rebuilders)
+        _say_numbers("release keys", (before.threshold, after.threshold))
+        _say_numbers("rebuilders", (before.rebuilder_threshold, after.rebuilder_threshold))
     click.echo(str(output))
 
 
@@ -118,6 +120,12 @@ def _say_changes(what: str, before: Sequence[SignerKey], after: Sequence[SignerK
     for word, ids in (("added", new - old), ("removed", old - new), ("kept", old & new)):
         for key_id in sorted(ids):
             click.echo(f"{what} {word}: {key_id}", err=True)
+
+
+def _say_numbers(what: str, needed: tuple[int, int]) -> None:
+    # fewer keys can mean that fewer are needed: nobody should have to work that out
+    if needed[0] != needed[1]:
+        click.echo(f"{what} needed: {needed[1]}, before {needed[0]}", err=True)
 
 
 def _public_keys(paths: Sequence[Path]) -> list[SignerKey]:
