@@ -475,6 +475,22 @@ def test_a_new_manifest_is_followed_by_another_attestation(driver: Driver) -> No
         assert len(calls) == 5
 
 
+def test_what_was_read_during_the_exchange_counts_for_its_first_request(driver: Driver) -> None:
+    newer = publisher().but(version="2.0.0", sequence=43)
+    current, made = [expectation()], []
+
+    def meanwhile(request: Request, data: bytes) -> bytes:
+        current[0] = expectation(envelope=newer.envelope, release=newer.release)
+        made[0]._transport._pool.judge.ask()  # as another thread's request does
+        return data
+
+    with RecordingServer(honest(), tamper=meanwhile) as server:
+        made.append(driver.client(server.url, lambda: current[0]))
+        with pytest.raises(ChannelError, match="attest again"):
+            driver.run(made[0], post())
+        assert server.asked == []
+
+
 def test_an_expectation_that_cannot_be_had_sends_nothing(driver: Driver) -> None:
     calls = []
 

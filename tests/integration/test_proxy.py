@@ -266,6 +266,26 @@ def test_a_verdict_that_ended_and_a_new_manifest_are_followed_by_another_attesta
         assert statements[0] == statements[1] != statements[2]
 
 
+def test_what_was_read_while_a_program_sent_its_body_counts_for_its_request() -> None:
+    newer = publisher().but(version="2.0.0", sequence=43)
+    current = [expectation()]
+    with RecordingServer(honest()) as server, proxy(server, lambda: current[0]) as running:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=20) as slow:
+            lines = (
+                "POST /v1/hello HTTP/1.1",
+                f"Host: 127.0.0.1:{running.port}",
+                "Content-Length: 5",
+                "Expect: 100-continue",
+            )
+            slow.sendall("\r\n".join((*lines, "", "")).encode())
+            assert slow.recv(100).startswith(b"HTTP/1.1 100 ")  # its connection was judged
+            current[0] = dataclasses.replace(current[0], envelope=newer.envelope, release=newer.release)
+            assert running.ask(body=b"other")[0] == 200
+            slow.sendall(b"hello")
+            assert slow.recv(100).startswith(b"HTTP/1.1 502 ")
+        assert [request.body for request in server.asked] == [b"other"]
+
+
 # --- strangers
 
 

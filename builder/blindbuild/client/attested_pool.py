@@ -65,6 +65,14 @@ class AttestedPool:
         finally:
             self._free.release()
 
+    def check(self, connection: AttestedConnection) -> None:
+        """Refuse to begin a request on a lent connection that was judged by what is no longer current.
+
+        Raises:
+            ChannelError: it was.
+        """
+        self._judge.check(connection.verdict)
+
     def close(self) -> None:
         """Close all connections that are not lent, and the others when they come back."""
         with self._guard:

@@ -52,6 +52,7 @@ class AttestedStream:
         """
         self._verdict.check()
         if not self._asking:
+            self._judge.check(self._verdict)
             _check_silence(self._inner)
             self._asking = True
         self._inner.write(buffer, timeout)
@@ -94,6 +95,7 @@ class AsyncAttestedStream:
         """
         self._verdict.check()
         if not self._asking:
+            self._judge.check(self._verdict)
             await _check_silence_async(self._inner)
             self._asking = True
         await self._inner.write(buffer, timeout)

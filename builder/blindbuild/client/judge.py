@@ -8,7 +8,7 @@ import time
 from blindbuild.client.exchange import Prepared, prepare
 from blindbuild.client.expectation import Expectation, Expecting, current
 from blindbuild.client.transport import Address
-from blindbuild.client.verdict import Verdict
+from blindbuild.client.verdict import Verdict, expired
 
 DEFAULT_REFRESH_S = 300.0  # how long a client goes on with a manifest before it asks for the current one
 MAX_CONNECTIONS = 8  # at once; each costs the server a quote, and its TPM makes one after the other
@@ -66,6 +66,17 @@ class Judge:
         """
         if self.due:
             self.ask()
+
+    def check(self, verdict: Verdict) -> None:
+        """Refuse to begin a request on a connection that does not stand.
+
+        The exchange takes as long as a server likes: what was read meanwhile may have withdrawn a release.
+
+        Raises:
+            ChannelError: it does not.
+        """
+        if not self.stands(verdict):
+            raise expired()
 
     def stands(self, verdict: Verdict) -> bool:
         """Return whether a connection may be used for another request."""

@@ -82,6 +82,7 @@ class Proxy:
                 body = incoming.body(head)
                 if body is not None:
                     message = write_forwarded(head, body, host=connection.host, without=self._own(head))
+                    self._pool.check(connection)  # the program may have taken its time
                     return _passed_on(connection.transmit(message))
         except BlindbuildError as error:
             return _failed(head, error, closing=not incoming.done)
