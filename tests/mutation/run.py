@@ -36,6 +36,9 @@ _JUDGES = tuple(
     for name in ("appraise", "bad_inputs_manifest", "bad_inputs_quote", "log_bad_inputs")
 )
 
+_PLATFORMS = {"chain", "ecdsa", "evidence", "nitro", "platform_evidence", "snp", "tdx", "tdx_collateral"}
+_PLATFORM_JUDGES = tuple(f"tests/unit/test_{name}_evidence.py" for name in ("nitro", "snp", "tdx"))
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -76,7 +79,8 @@ def files_about(path: str) -> list[str]:
     dotted = "blindbuild." + path[:-3].replace("/", ".")
     package, _, name = dotted.rpartition(".")
     mentions = re.compile(rf"{re.escape(dotted)}\b|from {re.escape(package)} import [^#]*\b{name}\b")
-    return sorted({*_files_with(mentions), *(_JUDGES if path.startswith("verify/") else ())})
+    judges = _PLATFORM_JUDGES if name in _PLATFORMS else _JUDGES
+    return sorted({*_files_with(mentions), *(judges if path.startswith("verify/") else ())})
 
 
 def _files_with(pattern: re.Pattern[str]) -> list[str]:

@@ -8,6 +8,7 @@ import json
 import sys
 
 import pytest
+import rfc8785
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
@@ -20,12 +21,13 @@ from blindbuild.formats.dsse import SignerKey, parse_envelope
 from blindbuild.formats.tpm2 import Algorithm
 from blindbuild.formats.tpmkey import EccKey, PublicArea, RsaKey, Scheme, parse_sized_public
 from blindbuild.publish import generate_key
+from blindbuild.verify.bundle import Bundle, bundle_bytes, parse_bundle
 from blindbuild.verify.checklist import Checklist, found
 from blindbuild.verify.quote import judge_signature
 from tests.bad_inputs import refused, refusing
 from tests.fakes.ak_authority import make_crl
 from tests.fakes.channels import closed_ledger, ledger_bytes, publisher_of
-from tests.fakes.published import Publisher, honest_boot, separator, statement_value
+from tests.fakes.published import NOW, Publisher, honest_boot, separator, statement_value
 from tests.fakes.software_tpm import Profile, QuoteShape, sized
 from tests.fakes.world import (
     TEST_POLICY,
@@ -335,3 +337,28 @@ def test_a_time_that_no_calendar_has_is_no_time_of_a_certificate() -> None:
     appraisal = judge.but(now=253_402_300_800)(session())  # the first second of the year 10000
     assert "A4:certificate-path" in appraisal.reasons
     assert not any(reason.endswith("internal-error") for reason in appraisal.reasons)
+
+
+# --- verify/bundle.py
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"crls": ["!"]},
+        {"crls": ["YR=="]},
+        {"rebuilds": ["A"]},
+        {"tuf": ["AA=="]},
+        {"tuf": "AA=="},
+        {"tuf": {"1.root.json": "!"}},
+        {"tuf": {"1.root.json": 1}},
+        {"tuf": {"../root.json": "AA=="}},
+    ],
+    ids=str,
+)
+def test_a_bundle_with_a_part_of_another_form_is_malformed(changes: dict) -> None:
+    bundle = Bundle(session(), publisher().envelope, NOW, tuf={"1.root.json": b"{}"}, crls=(b"x",))
+    value = json.loads(bundle_bytes(bundle))
+    with refusing("Q10:malformed"):
+        parse_bundle(rfc8785.dumps(value | changes))
+    assert parse_bundle(rfc8785.dumps(value)).crls == (b"x",)
