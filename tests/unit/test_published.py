@@ -12,14 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from email.message import Message
 from pathlib import Path
 
 import pytest
 
-from blindbuild.client import oci, published, web
+from blindbuild.client import oci, published, registry, web
 from blindbuild.client.published import Published, read_published
 from blindbuild.client.registry import Access, Registry
 from blindbuild.client.registry_login import parse_challenge, read_login
+from blindbuild.client.web import Reply
 from blindbuild.digest import Digest
 from blindbuild.errors import ChannelError, UsageError
 from blindbuild.formats.dsse import MAX_ENVELOPE
@@ -727,6 +729,24 @@ def test_a_login_goes_to_no_token_server_without_tls(name: str, names: dict[str,
                 f"oci://{server.host}/hello:1", plain_http=True, environ=docker_config(server.host)
             )
         assert not [request for request in server.requests if "authorization" in request.headers]
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "localhost", "printer", "x.localhost", "[fd00::1]"])
+def test_a_public_registry_sends_nobody_to_machines_that_only_he_can_reach(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def answer(method: str, url: str, **_options: object) -> Reply:
+        asked.append(url)
+        headers = Message()
+        headers["WWW-Authenticate"] = f'Bearer realm="https://{host}/token"'
+        return Reply(401, headers, b"{}")
+
+    monkeypatch.setattr(registry, "exchange", answer)
+    with pytest.raises(ChannelError, match="expected a token server with a public name"):
+        read_published("oci://registry.example/hello:1")
+    assert [url for url in asked if "registry.example" not in url] == []
 
 
 def test_a_login_is_tried_once(names: dict[str, str]) -> None:

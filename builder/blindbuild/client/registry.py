@@ -218,7 +218,7 @@ class Registry:
                 f"{self.reference}: a blob is redirected to {target[:200]!r}: expected https or the registry"
             )
         host = parts.hostname or ""
-        if host != own.hostname and (host.endswith(".localhost") or not _PUBLIC_NAME.fullmatch(host)):
+        if host != own.hostname and not _is_public(host):
             # else a registry could have us ask machines that only we can reach
             raise ChannelError(
                 f"{self.reference}: a blob is redirected to {target[:200]!r}: expected a public name"
@@ -274,6 +274,12 @@ class Registry:
             )
         if parts.scheme != "https" and f"{parts.scheme}://{parts.netloc}" != self._base:
             raise ChannelError(f"{self.reference}: expected a token server with https, got {realm[:200]!r}")
+        inward = _is_public(_name(self._base)) and not _is_public(parts.hostname)
+        if inward and parts.hostname not in self._access.token_hosts:
+            # a registry out there does not have us ask machines that only we can reach
+            raise ChannelError(
+                f"{self.reference}: expected a token server with a public name, got {realm[:200]!r}"
+            )
         return realm
 
     def _may_have_login(self, url: str) -> bool:
@@ -318,6 +324,10 @@ def _split(url: str) -> urllib.parse.SplitResult:
 
 def _name(url: str) -> str:
     return _split(url).hostname or ""
+
+
+def _is_public(host: str) -> bool:
+    return not host.endswith(".localhost") and _PUBLIC_NAME.fullmatch(host) is not None
 
 
 def _reason(reply: Reply) -> str:
