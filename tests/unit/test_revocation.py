@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import UTC, datetime
 
 import pytest
 from cryptography import x509
@@ -17,7 +18,7 @@ from blindbuild.manifest import parse_trust
 from blindbuild.verify import Outcome, Policy
 from blindbuild.verify.revocation import RevocationCheck, check_revocation
 from tests.bad_inputs import refused
-from tests.fakes.ak_authority import AkAuthority, CrlShape, IssuerRules, make_crl
+from tests.fakes.ak_authority import AkAuthority, AkProfile, CrlShape, IssuerRules, make_crl
 from tests.fakes.damage import bit_flips, truncations
 from tests.fakes.published import NOW
 from tests.fakes.world import judge, publisher, session, tpm, with_endorsement
@@ -50,6 +51,20 @@ def test_without_lists_the_step_is_skipped_and_says_so() -> None:
     appraisal = judged()
     appraisal.accepted()
     assert step(appraisal).outcome is Outcome.SKIPPED
+
+
+def test_a_verdict_ends_with_the_first_list() -> None:
+    crls = (of_issuer(end=NOW + 90), of_root(end=NOW + 60))
+    assert judged(*crls).accepted().expires == NOW + 60
+    assert judged().accepted().expires == NOW + 3600
+
+
+def test_a_verdict_ends_with_the_certificate() -> None:
+    profile = AkProfile(end=datetime.fromtimestamp(NOW + 60, tz=UTC))
+    made = with_endorsement(SESSION, ak_certificate=AUTHORITY.issue(tpm().ak.public_key(), profile))
+    assert STRICT(made).accepted().expires == NOW + 61  # RFC 5280, 4.1.2.5: notAfter still counts
+    STRICT.but(now=NOW + 60)(made).accepted()
+    refused(STRICT.but(now=NOW + 61)(made), "A4:certificate-path")
 
 
 def test_current_lists_that_name_nobody_are_accepted() -> None:

@@ -117,6 +117,18 @@ def subject_name(certificate: Certificate) -> str:
     return name if name.isprintable() else ascii(name)
 
 
+def valid_through(certificate: Certificate) -> int:
+    """Return notAfter, the last second that counts, in seconds since 1970.
+
+    Raises:
+        FormatError: there is no such time.
+
+    Source: RFC 5280, 4.1.2.5.
+    """
+    with _quiet():
+        return int(_readable(lambda: certificate.parsed.not_valid_after_utc).timestamp())
+
+
 def serial_number(certificate: Certificate) -> int:
     """Return the serial number.
 

@@ -278,7 +278,7 @@ def _accept(
         spki=session.spki,
         attestation_key=name,
         live=session.live,
-        expires=_expires(judged.publication.release, basis),
+        expires=min(judged.key.until, _expires(judged.publication.release, basis)),
         warnings=warnings,
         history=History(statement.sequence, judged.publication.digest, basis.now, clocks),
         checkpoint=judged.publication.checkpoint,

@@ -16,6 +16,7 @@ from blindbuild.digest import HashAlgorithm
 from blindbuild.formats.tpm2 import Algorithm
 from blindbuild.formats.tpmkey import EccKey, PublicArea, Scheme, parse_sized_public
 from blindbuild.manifest import AttestationKeyRule, TrustRoots
+from blindbuild.manifest.rfc3339 import MAX_TIME
 from blindbuild.verify.checklist import Checklist, found, refuse
 from blindbuild.verify.machines import ShownMachine, judge_machine_list
 from blindbuild.verify.policy import Basis
@@ -38,10 +39,11 @@ class TrustMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class AttestationKey:
-    """A key that may sign quotes, with the kind of TPM it was found in."""
+    """A key that may sign quotes, with the kind of TPM it was found in, and until when that was certified."""
 
     public: PublicArea
     operator_run: bool
+    until: int
 
 
 def judge_endorsement(
@@ -61,14 +63,14 @@ def judge_endorsement(
     if mode is TrustMode.PINNED_KEY:
         _judge_pinned(steps, public, basis.trust)
         judge_machine_list(steps, session, basis, ShownMachine(public))
-        return None if public is None else AttestationKey(public, operator_run=False)
+        return None if public is None else AttestationKey(public, operator_run=False, until=MAX_TIME)
     from blindbuild.verify.endorse_certificate import judge_certified
 
     by_ak = mode is TrustMode.AK_CERTIFICATE
     certified = judge_certified(steps, session, basis, by_attestation_key=by_ak)
     shown = ShownMachine(public, certified.certificate, certified=True, by_credential=not by_ak)
     judge_machine_list(steps, session, basis, shown)
-    return None if public is None else AttestationKey(public, certified.operator_run)
+    return None if public is None else AttestationKey(public, certified.operator_run, certified.until)
 
 
 def trust_mode(trust: TrustRoots) -> TrustMode | None:

@@ -22,11 +22,13 @@ from blindbuild.formats.certificate import (
     serial_number,
     subject_name,
     trim_padding,
+    valid_through,
 )
 from blindbuild.formats.gce import has_instance
 from blindbuild.formats.tpm2 import Algorithm
 from blindbuild.formats.tpmkey import EccKey, PublicArea, RsaKey, Scheme, Symmetric, parse_sized_public
 from blindbuild.manifest import TrustRoots
+from blindbuild.manifest.rfc3339 import MAX_TIME
 from blindbuild.verify.certificate_path import find_path
 from blindbuild.verify.checklist import Checklist, found, refuse
 from blindbuild.verify.policy import Basis, Policy
@@ -44,10 +46,15 @@ OPERATOR_RUN_TPM = "operator-run TPM: proves the image and the tool, nothing abo
 
 @dataclass(frozen=True, slots=True)
 class Certified:
-    """The certificate that was judged, None if there is none, and whether its root is a test root."""
+    """The certificate that was judged, None if there is none, and whether its root is a test root.
+
+    Attributes:
+        until: the first second in which the path or a list that was looked at counts no longer.
+    """
 
     certificate: Certificate | None
     operator_run: bool
+    until: int
 
 
 def judge_certified(
@@ -69,7 +76,7 @@ def judge_certified(
     certificate = steps.run("A6", partial(read, session), needs=("A1",))
     steps.run("A9", lambda: check_profile(found(certificate)), needs=("A6",))
     led = steps.run("A4", lambda: _check_path(found(certificate), ways, basis.now), needs=("A6",))
-    _judge_revocation(steps, None if led is None else led[1], ways, basis)
+    listed_until = _judge_revocation(steps, None if led is None else led[1], ways, basis)
     steps.run("A5", lambda: check_key(found(certificate), session), needs=("A6",))
     operator_run = led is not None and led[0]
     steps.run("A11", lambda: _not_operator_run(operator_run, basis.policy), needs=("A4",))
@@ -79,7 +86,8 @@ def judge_certified(
         steps.run("A8", partial(_check_credential, session), needs=("A1", "A5"))
     if operator_run:
         steps.warn(OPERATOR_RUN_TPM)
-    return Certified(certificate, operator_run)
+    valid_until = () if led is None else (valid_through(each) + 1 for each in led[1])
+    return Certified(certificate, operator_run, min((listed_until, *valid_until)))
 
 
 _Ways = tuple[tuple[tuple[Certificate, ...], tuple[Certificate, ...]], ...]
@@ -193,13 +201,13 @@ def _check_path(
 
 def _judge_revocation(
     steps: Checklist, path: tuple[Certificate, ...] | None, ways: _Ways, basis: Basis
-) -> None:
+) -> int:
     if not basis.crls and not basis.policy.require_crls:
         steps.skip("A7", "no revocation list is at hand, and none is asked for")
-        return
+        return MAX_TIME
     authorities = [certificate for way in ways for listed in way for certificate in listed]
     check = RevocationCheck(basis.crls, basis.policy.require_crls, authorities, basis.now)
-    steps.run("A7", lambda: check_revocation(found(path), check), needs=("A4",))
+    return steps.run("A7", lambda: check_revocation(found(path), check), needs=("A4",)) or 0
 
 
 def _check_endorsement_key(certificate: Certificate, session: RecordedSession) -> tuple[None, str]:

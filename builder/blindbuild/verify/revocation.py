@@ -16,6 +16,7 @@ from blindbuild.errors import FormatError
 from blindbuild.formats.certificate import Certificate, serial_number, subject_name
 from blindbuild.formats.crl import RevocationList, is_list_of, may_sign_lists, parse_crl
 from blindbuild.manifest import format_time
+from blindbuild.manifest.rfc3339 import MAX_TIME
 from blindbuild.verify.checklist import refuse
 
 MAX_CRLS = 64  # one an authority; a trust file has at most as many certificates of a kind
@@ -38,12 +39,15 @@ class RevocationCheck:
     now: int
 
 
-def check_revocation(path: Sequence[Certificate], check: RevocationCheck) -> tuple[None, str]:
+def check_revocation(path: Sequence[Certificate], check: RevocationCheck) -> tuple[int, str]:
     """Refuse a path with a revoked certificate.
 
     Args:
         path: the leaf first, the root last.
         check: lists and time.
+
+    Returns:
+        Until when the lists that were looked at are current, in seconds since 1970; and a line of detail.
 
     Raises:
         VerificationError: step A7: `certificate-revoked`, or a list that is malformed, a stranger's, badly
@@ -52,7 +56,7 @@ def check_revocation(path: Sequence[Certificate], check: RevocationCheck) -> tup
     if len(check.crls) > MAX_CRLS:
         raise refuse("A7", "crl-malformed", f"expected at most {MAX_CRLS} lists, got {len(check.crls)}")
     lists = [_read(data, check) for data in check.crls]
-    covered = 0
+    covered, until = 0, MAX_TIME
     for certificate, issuer in pairwise(path):
         of_issuer = [each for each, authorities in lists if issuer.der in authorities]
         if not of_issuer and check.required:
@@ -63,10 +67,10 @@ def check_revocation(path: Sequence[Certificate], check: RevocationCheck) -> tup
                 hint="fetch it from the address in the certificate, and pass it with --crl",
             )
         for each in of_issuer:
-            _check_current(each, issuer, check.now)
+            until = min(until, _check_current(each, issuer, check.now))
             _check_not_listed(certificate, each)
         covered += bool(of_issuer)
-    return None, f"{covered} of {len(path) - 1} certificates looked up"
+    return until, f"{covered} of {len(path) - 1} certificates looked up"
 
 
 def _read(data: bytes, check: RevocationCheck) -> tuple[RevocationList, frozenset[bytes]]:
@@ -88,7 +92,7 @@ def _read(data: bytes, check: RevocationCheck) -> tuple[RevocationList, frozense
     return parsed, frozenset(signers)
 
 
-def _check_current(each: RevocationList, issuer: Certificate, now: int) -> None:
+def _check_current(each: RevocationList, issuer: Certificate, now: int) -> int:
     if now < each.this_update:
         raise refuse(
             "A7",
@@ -104,6 +108,7 @@ def _check_current(each: RevocationList, issuer: Certificate, now: int) -> None:
             f"expected a current list of {subject_name(issuer)}, got {until}",
             hint="fetch the authority's current list",
         )
+    return each.next_update
 
 
 def _check_not_listed(certificate: Certificate, each: RevocationList) -> None:
