@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import FormatError, VerificationError
@@ -49,6 +49,10 @@ from tests.fakes.tdx_platform import (
 
 BOUND = bytes(range(32))
 DATA = BOUND + bytes(32)
+OTHER_KEYS = (
+    ec.generate_private_key(ec.SECP384R1()).public_key(),
+    ed25519.Ed25519PrivateKey.generate().public_key(),
+)
 NOW = int(datetime(2026, 9, 20, tzinfo=UTC).timestamp())
 DROP = object()
 
@@ -278,9 +282,9 @@ def test_an_enclaves_report_that_the_platform_did_not_sign_is_refused() -> None:
     leaf = intel().platform_authority.issue("Intel SGX PCK Certificate", stranger, [sgx_extension()])
     data = quote(td_report(DATA), chain=intel().chain(leaf).encode())
     assert_refused(judge(data), "T4:signature-mismatch")
-    curve = ec.generate_private_key(ec.SECP384R1()).public_key()
-    leaf = intel().platform_authority.issue("Intel SGX PCK Certificate", curve, [sgx_extension()])
-    assert_refused(judge(quote(td_report(DATA), chain=intel().chain(leaf).encode())), "T4:key-type")
+    for key in OTHER_KEYS:
+        leaf = intel().platform_authority.issue("Intel SGX PCK Certificate", key, [sgx_extension()])
+        assert_refused(judge(quote(td_report(DATA), chain=intel().chain(leaf).encode())), "T4:key-type")
 
 
 def test_a_root_that_is_not_pinned_is_refused() -> None:
@@ -408,9 +412,9 @@ def test_a_signers_chain_that_is_not_one_is_refused() -> None:
     assert_refused(judge(said=collateral(chain=intel().root.pem.encode())), "T7:certificate-root")
     late = intel().service_chain(end=MADE + timedelta(days=1))
     assert_refused(judge(said=collateral(chain=late)), "T7:certificate-expired")
-    curve = ec.generate_private_key(ec.SECP384R1()).public_key()
-    leaf = pem_of(intel().root.issue("Intel SGX TCB Signing", curve, []))
-    assert_refused(judge(said=collateral(chain=(leaf + intel().root.pem).encode())), "T7:key-type")
+    for key in OTHER_KEYS:
+        leaf = pem_of(intel().root.issue("Intel SGX TCB Signing", key, []))
+        assert_refused(judge(said=collateral(chain=(leaf + intel().root.pem).encode())), "T7:key-type")
     weak = intel().root.below("Intel SGX TCB Signing", intel().service_key, Rules(is_authority=True))
     chain = (weak.pem + intel().root.pem).encode()
     assert_refused(judge(said=collateral(chain=chain)), "T7:certificate-authority")
