@@ -309,6 +309,16 @@ def test_a_cosigned_log_is_not_appended_to_without_its_witnesses(place: Place) -
     assert "witnesses cosigned this log's last checkpoint" in done.stderr
 
 
+def test_a_release_is_logged_on_the_channel_that_it_says_itself(place: Place) -> None:
+    made = place.release("third")
+    (place.root / "third" / "release.dsse.json").write_bytes(made.release)
+    words = ("log", "append", "log", "third", "--key", "log.key", "--policy", "policy.txt")
+    done = place.run(*words, "--channel", "beta", code=2)
+    assert "expected a release on channel beta, got one on stable" in done.stderr
+    assert "pass --channel stable" in done.stderr
+    place.run(*words)
+
+
 def test_the_verb_witness_runs_until_it_is_stopped_and_remembers(place: Place) -> None:
     program = Path(sys.executable).parent / "blindbuild"
     place.run("keygen", "-o", "w3.key")

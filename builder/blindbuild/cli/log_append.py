@@ -14,9 +14,10 @@ from blindbuild.client.log_files import open_log, read_checkpoint
 from blindbuild.client.web import post
 from blindbuild.digest import Digest
 from blindbuild.errors import UsageError
-from blindbuild.formats.dsse import MAX_ENVELOPE
+from blindbuild.formats.dsse import MAX_ENVELOPE, parse_envelope
 from blindbuild.host.clock import unix_time
 from blindbuild.host.files import read_bytes, write_atomically
+from blindbuild.manifest import parse_release
 from blindbuild.manifest.log_entry import log_entry_bytes, log_entry_of
 from blindbuild.publish.cosigners import Cosigners
 from blindbuild.publish.tlog import LogSigner, TransparencyLog
@@ -88,7 +89,7 @@ def append_command(
     if policy is not None:
         collect = Cosigners(read_log_policy(policy), post=post, clock=unix_time).collect
     owned = TransparencyLog(log, LogSigner.of(origin, load_signing_key(key)), collect=collect)
-    manifests = [find_manifest(image)[0] for image in images]
+    manifests = [_find_on_channel(image, channel) for image in images]
     envelopes = [read_bytes(path, error=UsageError, limit_bytes=MAX_ENVELOPE) for path in manifests]
     entries = [log_entry_bytes(log_entry_of(envelope, channel=channel)) for envelope in envelopes]
     for envelope in envelopes:
@@ -107,3 +108,17 @@ def append_command(
         click.echo(f"{path}: entry {index} of {size} in {origin}")
     if not proofs:
         click.echo(f"{origin}: {size} entries")
+
+
+def _find_on_channel(image: Path, channel: str) -> Path:
+    # nobody signs what a leaf says of the channel, and it stays for good: the signed release must agree
+    manifest, release = find_manifest(image)
+    if release.is_file():  # with a TUF repository there is none
+        envelope = parse_envelope(read_bytes(release, error=UsageError, limit_bytes=MAX_ENVELOPE))
+        said = parse_release(envelope.payload).channel
+        if said != channel:
+            raise UsageError(
+                f"{release}: expected a release on channel {channel}, got one on {said}",
+                hint=f"pass --channel {said}",
+            )
+    return manifest
