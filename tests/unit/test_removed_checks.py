@@ -362,3 +362,9 @@ def test_a_bundle_with_a_part_of_another_form_is_malformed(changes: dict) -> Non
     with refusing("Q10:malformed"):
         parse_bundle(rfc8785.dumps(value | changes))
     assert parse_bundle(rfc8785.dumps(value)).crls == (b"x",)
+
+
+def test_the_age_of_a_release_that_nobody_showed_ends_nothing() -> None:
+    policy = dataclasses.replace(TEST_POLICY, require_release=False, release_age_s=60)
+    accepted = judge.but(policy=policy, no_release=True)(session()).accepted()
+    assert accepted.expires == NOW + policy.session_s
