@@ -2,67 +2,43 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 
 import click
 
 from blindbuild import __version__
+from blindbuild.cli.verbs import LazyGroup, Verb
 from blindbuild.errors import BlindbuildError
 from blindbuild.formats.printable import visible
 
-# verb -> (module below blindbuild.cli, one line of help); the lines stand here so that --help imports no verb
 VERBS = {
-    "lock": ("lock", "Resolve every input to name, version, size and SHA-256."),
-    "fetch": ("fetch", "Fill the store with every locked input."),
-    "build": ("build", "Turn a recipe into an image with its expected measurements."),
-    "measure": ("measure", "Predict what a TPM, SEV, TDX or an enclave will measure."),
-    "channels": ("channels", "Recompute the channel ledger from an image's outputs, and compare."),
-    "eif": ("eif", "Write an AWS Nitro Enclave image and its PCRs."),
-    "keygen": ("keygen", "Make a release key, in a file or in a token."),
-    "key": ("key", "Show release keys, and pin those of tokens and key services."),
-    "trust": ("trust", "Write the file that tells a client whom to believe."),
-    "sign": ("sign", "Sign an image's statement and release, or the image for Secure Boot."),
-    "publish": ("publish", "Hand a release out: TUF repository, web server, OCI registry."),
-    "export": ("export", "Write a trusted release in the formats of other verifiers."),
-    "log": ("log", "Keep, prove and watch a transparency log of releases."),
-    "run": ("run", "Boot an image in QEMU with OVMF and a software TPM."),
-    "verify": ("verify", "Judge a running server, or a recorded session."),
-    "evidence": ("evidence", "Judge saved evidence of SEV-SNP, TDX or a Nitro Enclave."),
-    "explain": ("explain", "Say in words why registers differ."),
-    "call": ("call", "Verify a server, then send it a request on the same connection."),
-    "proxy": ("proxy", "Let any program on this machine talk to a verified server."),
-    "demo": ("demo", "Everything once: lock, build, sign, boot, verify, ask."),
+    "lock": Verb("lock", "Resolve every input to name, version, size and SHA-256."),
+    "fetch": Verb("fetch", "Fill the store with every locked input."),
+    "build": Verb("build", "Turn a recipe into an image with its expected measurements."),
+    "measure": Verb("measure", "Predict what a TPM, SEV, TDX or an enclave will measure."),
+    "channels": Verb("channels", "Recompute the channel ledger from an image's outputs, and compare."),
+    "eif": Verb("eif", "Write an AWS Nitro Enclave image and its PCRs."),
+    "keygen": Verb("keygen", "Make a release key, in a file or in a token."),
+    "key": Verb("key", "Show release keys, and pin those of tokens and key services."),
+    "trust": Verb("trust", "Write the file that tells a client whom to believe."),
+    "sign": Verb("sign", "Sign an image's statement and release, or the image for Secure Boot."),
+    "publish": Verb("publish", "Hand a release out: TUF repository, web server, OCI registry."),
+    "export": Verb("export", "Write a trusted release in the formats of other verifiers."),
+    "log": Verb("log", "Keep, prove and watch a transparency log of releases."),
+    "run": Verb("run", "Boot an image in QEMU with OVMF and a software TPM."),
+    "verify": Verb("verify", "Judge a running server, or a recorded session."),
+    "evidence": Verb("evidence", "Judge saved evidence of SEV-SNP, TDX or a Nitro Enclave."),
+    "explain": Verb("explain", "Say in words why registers differ."),
+    "call": Verb("call", "Verify a server, then send it a request on the same connection."),
+    "proxy": Verb("proxy", "Let any program on this machine talk to a verified server."),
+    "demo": Verb("demo", "Everything once: lock, build, sign, boot, verify, ask."),
 }
 BAD_USAGE = 2
 INTERRUPTED = 130
 
 
-class VerbGroup(click.Group):
-    """A group that knows its verbs by name and imports one only to run it."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the verbs in the order in which a release engineer meets them."""
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return the verb's command."""
-        if cmd_name not in VERBS:
-            return None
-        module = importlib.import_module(f"blindbuild.cli.{VERBS[cmd_name][0]}")
-        command = module.command
-        if not isinstance(command, click.Command):
-            raise TypeError(f"blindbuild.cli.{cmd_name} has no command")
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the verbs without importing them."""
-        with formatter.section("Verbs"):
-            formatter.write_dl([(verb, line) for verb, (_module, line) in VERBS.items()])
-
-
-@click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="blindbuild")
 def main() -> None:
     """Build, measure and verify stripped, RAM-only images whose operator cannot look inside.
