@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.fakes.published import Event
 
 EK_INDEX = 0x01C00002
+ATTEMPTS = 5  # to find ports that nobody takes meanwhile
 PROGRAMS = ("swtpm", "swtpm_setup", "tpm2_createek", "tpm2_quote", "tpm2_activatecredential")
 AK_ATTRIBUTES = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|sign"
 # what tpm2-tools puts in front of a credential: magic and version (tpm2_identity_util.c)
@@ -42,7 +43,7 @@ class Swtpm:
         for folder in (self._state, self._authority):
             folder.mkdir(parents=True, exist_ok=True)
         self._banks = banks
-        self._port = _free_ports()
+        self._port = 0  # chosen at each start
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Swtpm:
@@ -61,6 +62,14 @@ class Swtpm:
             self._process = None
 
     def power_on(self) -> None:
+        # another test may take a port between the choice and swtpm's start
+        if not any(self._start() for _ in range(ATTEMPTS)):
+            raise RuntimeError("swtpm did not start")
+        # the same keys after each start: primaries of one seed
+        self._make_keys()
+
+    def _start(self) -> bool:
+        self._port = _free_ports()
         command = (
             f"swtpm socket --tpm2 --tpmstate dir={self._state} "
             f"--server type=tcp,port={self._port},bindaddr=127.0.0.1 "
@@ -70,15 +79,13 @@ class Swtpm:
             command.split(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and self._process.poll() is None:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self._port + 1)) == 0:
-                    break
+                    return True
             time.sleep(0.05)
-        else:
-            raise RuntimeError("swtpm did not start")
-        # the same keys after each start: primaries of one seed
-        self._make_keys()
+        self.kill()
+        return False
 
     @property
     def root_pem(self) -> str:
