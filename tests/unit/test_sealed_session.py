@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import itertools
@@ -44,13 +43,14 @@ from tests.fakes.world import (
     session,
     with_evidence,
 )
+from tests.unit.test_session import MISSING, changed
 
 judge_sealed = judge.but(published=sealed_publisher())
 TLS_LABEL = b"blindbuild/tls-spki-quote/v1"
 OTHER_KEY = HPKE_KEY[:-1] + b"\1"
 DATA = session_bytes(sealed_session())
 VALUE = json.loads(DATA)
-MISSING = object()
+
 PAGE = Path(__file__).parents[2] / "docs" / "spec" / "hpke-channel.md"
 
 
@@ -166,19 +166,6 @@ def test_a_statement_names_one_of_two_profiles() -> None:
             parse_statement(publisher().but(channelBinding=word).statement)
 
 
-def changed(path: str, new: object) -> bytes:
-    value = copy.deepcopy(VALUE)
-    *above, last = path.split("/")
-    place = value
-    for part in above:
-        place = place[part]
-    if new is MISSING:
-        del place[last]
-    else:
-        place[last] = new
-    return json.dumps(value).encode()
-
-
 def test_a_sealed_session_reads_back_and_is_judged_again() -> None:
     read = parse_session(DATA)
     assert read == dataclasses.replace(sealed_session(), live=False, evidence=read.evidence)
@@ -209,7 +196,7 @@ def test_a_sealed_session_reads_back_and_is_judged_again() -> None:
 )
 def test_a_sealed_session_is_strict(path: str, new: object) -> None:
     with refusing("Q10:malformed"):
-        parse_session(changed(path, new))
+        parse_session(changed(path, new, VALUE))
 
 
 @pytest.mark.bad_input(125)

@@ -17,8 +17,8 @@ VALUE = json.loads(DATA)
 MISSING = object()
 
 
-def changed(path: str, new: object) -> bytes:
-    value = copy.deepcopy(VALUE)
+def changed(path: str, new: object, session: dict = VALUE) -> bytes:
+    value = copy.deepcopy(session)
     *above, last = path.split("/")
     place = value
     for part in above:
