@@ -12,6 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.bad_inputs import Recording
 
 MAX_NAME = 60  # characters; a digest in hex has 64
+LONG = {"tests/mutation/test_mutation.py", "tests/unit/test_damaged_evidence.py"}  # shared out test by test
 
 # A busy machine is no failure, and CI that fails once in fifty runs teaches nobody; test-full draws anew.
 settings.register_profile("steady", deadline=None, derandomize=True, database=None)
@@ -25,14 +26,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Keep what shares fixtures in one process: all boots, which share machines, and each other file."""
+    """Keep in one process what shares fixtures: all boots, which share machines, and each file but LONG."""
     return _ByMachine(config, log)
 
 
 class _ByMachine(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        return "boot" if path.startswith("tests/boot/") else path
+        if path.startswith("tests/boot/"):
+            return "boot"
+        return nodeid if path in LONG else path
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
