@@ -50,9 +50,9 @@ CASES: tuple[Case, ...] = (
 FULL_CASES: tuple[Case, ...] = (
     *((name, 5, 1000) for name in ("silent", "half_a_handshake", "handshake_by_the_byte", "large_hello")),
     *((name, 5, 1000) for name in ("idle", "head_by_the_byte", "half_closed")),
-    *((name, 3, 300) for name in ("handshakes", "long_head", "oversized", "request_loop", "health_loop")),
-    *((name, 3, 300) for name in ("evidence_loop", "evidence_anew", "endorsement_loop")),
-    *((name, 1, 200) for name in ("body_by_the_byte", "half_a_body", "slow_reader", "evidence_unread")),
+    *((name, 3, 1000) for name in ("handshakes", "long_head", "oversized", "request_loop", "health_loop")),
+    *((name, 3, 1000) for name in ("evidence_loop", "evidence_anew", "endorsement_loop")),
+    *((name, 1, 1000) for name in ("body_by_the_byte", "half_a_body", "slow_reader", "evidence_unread")),
 )
 
 
