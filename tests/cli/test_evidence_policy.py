@@ -97,6 +97,17 @@ def test_channels_and_memory_can_be_asked_for(place: Path) -> None:
     assert (error.step, error.reason) == ("P4", "memory-not-confidential")
 
 
+def test_the_profile_of_the_channel_can_be_asked_for(place: Path) -> None:
+    tls, hpke = "tls-spki-quote-v1", "hpke-quote-v1"
+    for asked in (("--require-profile", tls), ("--policy", policy(place, channelProfiles=[tls]))):
+        done = judged(place, *asked)
+        assert done.exit_code == 0, done.output
+        assert "C1" in {step["id"] for step in json.loads(done.stdout)["steps"]}
+    for asked in (("--require-profile", hpke), ("--policy", policy(place, channelProfiles=[hpke]))):
+        error = refusal(judged(place, *asked))
+        assert (error.step, error.reason) == ("C1", "profile-not-allowed")
+
+
 def test_a_log_can_be_asked_for(place: Path) -> None:
     (place / "log.txt").write_bytes(policy_text())
     asked = ("--require-log", place / "log.txt")

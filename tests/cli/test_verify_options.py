@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from blindbuild.cli import judging
 from blindbuild.cli.following import record_repository
 from blindbuild.cli.main import main
-from blindbuild.cli.options import JudgingOptions
+from blindbuild.cli.options import PROFILES, JudgingOptions
 from blindbuild.cli.recorded import saved_bytes
 from blindbuild.client import Expectation, StateStore
 from blindbuild.client.tuf import TufRepository
@@ -21,6 +21,7 @@ from blindbuild.client.tuf_memory import TufMemory
 from blindbuild.digest import Digest
 from blindbuild.errors import BlindbuildError, UsageError, VerificationError
 from blindbuild.manifest import format_time, parse_trust
+from blindbuild.manifest.statement import CHANNEL_BINDINGS
 from blindbuild.verify import History, session_bytes
 from blindbuild.verify.bundle import Bundle, bundle_bytes, parse_bundle
 from tests.fakes import log_world
@@ -126,19 +127,37 @@ def test_options_beside_a_policy_make_it_stricter(server: Server, image: Path, t
         (("--allow-debug",), "--allow-debug: the policy"),
         (("--allow-unsafe-clock",), "--allow-unsafe-clock: the policy"),
         (("--channel", "beta"), "--channel: the policy wants stable"),
+        (("--require-profile", "tls-spki-quote-v1"), "--require-profile: the policy wants hpke-quote-v1"),
     ],
 )
 @pytest.mark.parametrize("said", [{}, {"channel": "stable"}])
 def test_options_that_would_make_a_policy_weaker_are_refused(
     more: tuple[str, ...], message: str, said: dict[str, str], image: Path, tmp_path: Path
 ) -> None:
-    rules = policy(tmp_path, requireClosed=["disk"], **said)
+    rules = policy(tmp_path, channelProfiles=["hpke-quote-v1"], **said)
     done = verify(
         "https://127.0.0.1:1", tmp_path, "--manifest", image, "--policy", rules, *more, lenient=False
     )
     error = refusal(done)
     assert isinstance(error, UsageError)
     assert message in error.message
+
+
+def test_the_profile_of_the_channel_can_be_asked_for(server: Server, image: Path, tmp_path: Path) -> None:
+    assert PROFILES == CHANNEL_BINDINGS
+    tls, hpke = PROFILES
+    either = policy(tmp_path, allowTestTpm=True, channelProfiles=[tls, hpke])
+    arguments = (server.url, tmp_path, "--manifest", image)
+    for lenient, beside in ((True, ()), (False, ("--policy", either))):
+        done = verify(*arguments, *beside, "--require-profile", tls, "--json", lenient=lenient)
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["policy"]["channelProfiles"] == [tls]
+        error = refusal(verify(*arguments, *beside, "--require-profile", hpke, lenient=lenient))
+        assert (error.step, error.reason) == ("C1", "profile-not-allowed")
+        assert "ask the publisher for an image with the other profile" in str(error.hint)
+    done = verify(*arguments, "--policy", either, "--json", lenient=False)
+    assert json.loads(done.stdout)["policy"]["channelProfiles"] == [hpke, tls]
+    assert verify(*arguments, "--require-profile", "tls").exit_code == 2
 
 
 def test_another_log_than_the_policys_is_refused(image: Path, tmp_path: Path) -> None:

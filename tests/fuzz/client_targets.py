@@ -80,6 +80,7 @@ def _bundles() -> list[bytes]:
 
 def _policies() -> list[bytes]:
     lists = {"requireClosed": ["disk"], "platforms": ["q35"], "memoryConfidentiality": ["tdx"]}
+    lists |= {"channelProfiles": ["hpke-quote-v1"]}
     machines = {"attestationKeys": ["000b" + "ab" * 32], "instances": ["gce:p/z/1"]}
     more = {"allowTestTpm": True, "minimumTpmFirmware": "0x" + "0" * 16, "sessionSeconds": 60}
     return [json.dumps({"version": 1, **lists, **more, "machines": machines}).encode()]

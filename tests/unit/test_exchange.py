@@ -22,13 +22,24 @@ from blindbuild.client.log_check import LogCheck
 from blindbuild.client.transport import Address, Peer
 from blindbuild.client.verdict import judge
 from blindbuild.errors import BlindbuildError, ChannelError, UsageError, VerificationError
+from blindbuild.formats.tpm2 import MAX_CRL
 from blindbuild.manifest import parse_time
-from blindbuild.verify import RecordedSession
+from blindbuild.verify import Policy, RecordedSession
 from tests.fakes import log_world
+from tests.fakes.ak_authority import AkAuthority, CrlShape, make_crl
 from tests.fakes.attester import Attester
 from tests.fakes.published import NOW, honest_boot, log_bytes
 from tests.fakes.recording_server import answer
-from tests.fakes.world import SPKI, TEST_POLICY, authority, pinned_trust, publisher, tpm
+from tests.fakes.world import (
+    SPKI,
+    TEST_POLICY,
+    authority,
+    pinned_trust,
+    publisher,
+    session,
+    tpm,
+    with_endorsement,
+)
 
 EVIDENCE = "/.well-known/blindbuild/evidence"
 
@@ -295,3 +306,41 @@ def test_following_holds_a_release_against_the_log_that_the_policy_wants(tmp_pat
     assert caught.value.step == "M12"
     (tmp_path / "manifest.tlog-proof").write_bytes(log_world.Shown().proof)
     prepare(following())
+
+
+def test_following_reads_revocation_lists_anew(tmp_path: Path) -> None:
+    authority = AkAuthority()
+    issuer, root = (authority.issuer_name, authority.issuer_key), (authority.root_name, authority.root_key)
+    (tmp_path / "trust.json").write_bytes(publisher().trust(**authority.pems))
+    (tmp_path / "manifest.dsse.json").write_bytes(publisher().envelope)
+    (tmp_path / "release.dsse.json").write_bytes(publisher().release)
+    path = tmp_path / "issuer.crl"
+    following = Following(
+        tmp_path / "trust.json",
+        tmp_path,
+        Policy(require_crls=True),
+        state=tmp_path / "state",
+        clock=lambda: NOW,
+        crls=(path, make_crl(*root)),
+    )
+    certificate = authority.issue(tpm().ak.public_key(), serial=77)
+    made = with_endorsement(session(credential=False), ak_certificate=certificate)
+
+    def reasons() -> frozenset[str]:
+        return following().appraise(made, now=NOW, log=None).reasons
+
+    path.write_bytes(make_crl(*issuer))
+    before = following()
+    assert before.appraise(made, now=NOW, log=None).accepted().expires == NOW + 3600
+    assert before.same_basis(following())
+    path.write_bytes(make_crl(*issuer, CrlShape(revoked=(77,))))
+    assert reasons() == {"A7:certificate-revoked"}
+    assert not before.same_basis(following())  # connections that are open are judged again
+    path.write_bytes(make_crl(*issuer, CrlShape(end=NOW)))
+    assert reasons() == {"A7:crl-expired"}
+    path.write_bytes(bytes(MAX_CRL + 1))
+    with pytest.raises(UsageError, match=f"expected at most {MAX_CRL} bytes"):
+        following()
+    path.unlink()
+    with pytest.raises(UsageError, match="cannot be read"):
+        following()

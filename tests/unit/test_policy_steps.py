@@ -22,6 +22,8 @@ from tests.fakes.world import (
     judge,
     pinned_trust,
     publisher,
+    sealed_publisher,
+    sealed_session,
     session,
     tpm,
     with_endorsement,
@@ -219,6 +221,43 @@ def test_a_policy_may_name_platforms() -> None:
     both = asking(platforms=frozenset({"azure", "qemu-q35-ovmf-2025.02"}))
     assert judge.but(policy=both)(session()).accepted().platform == "qemu-q35-ovmf-2025.02"
     refused(judge.but(policy=asking(platforms=frozenset({"azure"})))(session()), "E2:platform-unknown")
+
+
+# --- C1: the profile of the channel
+
+TLS, HPKE = "tls-spki-quote-v1", "hpke-quote-v1"
+WORLDS = {TLS: (None, session), HPKE: (sealed_publisher(), sealed_session)}
+
+
+@pytest.mark.parametrize("profiles", [{TLS}, {HPKE}, {TLS, HPKE}, set()], ids=lambda each: "+".join(each))
+@pytest.mark.parametrize("stated", WORLDS)
+def test_a_channel_of_a_profile_that_was_not_asked_for_is_refused(stated: str, profiles: set[str]) -> None:
+    by, made = WORLDS[stated]
+    appraisal = judge.but(published=by, policy=asking(channel_profiles=frozenset(profiles)))(made())
+    if not profiles or stated in profiles:
+        appraisal.accepted()
+    else:
+        refused(appraisal, "C1:profile-not-allowed", saying=f"expected {min(profiles)}, got a statement that")
+
+
+def test_a_server_of_a_profile_that_was_not_asked_for_is_not_asked() -> None:
+    by = sealed_publisher()
+    for profile, reasons in ((TLS, {"C1:profile-not-allowed"}), (HPKE, set())):
+        appraisal = check_publication(
+            by.envelope,
+            release=by.release,
+            trust=pinned_trust(),
+            now=NOW,
+            policy=asking(channel_profiles=frozenset({profile})),
+        )
+        assert appraisal.reasons == reasons
+        assert appraisal.verdict is None
+
+
+def test_a_profile_that_nobody_has_is_never_met() -> None:
+    refused(
+        judge.but(policy=asking(channel_profiles=frozenset({"tls"})))(session()), "C1:profile-not-allowed"
+    )
 
 
 # --- M9, C6: ages

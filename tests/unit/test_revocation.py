@@ -162,12 +162,25 @@ def test_too_many_lists_are_refused() -> None:
     refused(judged(*[of_issuer()] * 65), "A7:crl-malformed", saying="at most 64 lists")
 
 
-def test_a_pinned_key_needs_no_lists_and_a_test_root_needs_them_too() -> None:
-    pinned = parse_trust(publisher().trust(attestation_keys=[tpm().ak_public]))
-    policy = Policy(require_crls=True)
-    judge.but(trust=pinned, policy=policy)(session(credential=False)).accepted()
+def test_a_test_root_needs_lists_too() -> None:
     both = Policy(require_crls=True, allow_test_tpm=True)
     refused(judge.but(policy=both)(session()), "A7:crl-missing")
+
+
+@pytest.mark.parametrize("lists", [(), (of_issuer(), of_root()), (b"x",)], ids=["none", "honest", "broken"])
+@pytest.mark.parametrize("required", [False, True])
+def test_revocation_of_a_pinned_key_is_never_said_to_be_checked(
+    required: bool, lists: tuple[bytes, ...]
+) -> None:
+    pinned = parse_trust(publisher().trust(attestation_keys=[tpm().ak_public]))
+    asked = judge.but(trust=pinned, policy=Policy(require_crls=required), crls=lists)
+    appraisal = asked(session(credential=False))
+    if required or lists:
+        refused(appraisal, "A7:key-pinned", saying="has no certificate")
+        assert any("out of the trust file" in hint for hint in appraisal.hints)
+    else:
+        appraisal.accepted()
+        assert step(appraisal).outcome is Outcome.SKIPPED
 
 
 def test_a_list_counts_for_every_certificate_of_its_authority() -> None:

@@ -14,6 +14,7 @@ import click
 
 from blindbuild.cli.judging import expect
 from blindbuild.cli.options import (
+    PROFILES,
     JudgingOptions,
     json_option,
     print_json,
@@ -77,6 +78,7 @@ class _Said:
     policy: Path | None
     require_closed: tuple[str, ...]
     ledger: Path | None
+    require_profile: str | None
     require_log: Path | None
     log_proof: Path | None
     channel: str | None
@@ -86,7 +88,7 @@ class _Said:
         """What only makes sense with a signed statement."""
         return (
             *(self.platform, self.allow_debug, self.policy, self.require_closed, self.ledger),
-            *(self.require_log, self.log_proof, self.channel),
+            *(self.require_profile, self.require_log, self.log_proof, self.channel),
         )
 
 
@@ -113,6 +115,7 @@ class _Said:
     "--require-closed", multiple=True, metavar="ID[,ID...]", callback=read_channels, help="As for verify."
 )
 @click.option("--ledger", type=_FILE, help="As for verify.")
+@click.option("--require-profile", type=click.Choice(PROFILES), help="As for verify.")
 @click.option("--require-log", metavar="POLICY", type=_FILE, help="As for verify.")
 @click.option("--log-proof", type=_FILE, help="As for verify.")
 @click.option("--channel", help="As for verify.")
@@ -234,6 +237,7 @@ def _basis(said: _Said, manifest: Path | str, trust: Path, now: int) -> Basis:
         allow_debug=said.allow_debug,
         require_closed=said.require_closed,
         ledger=said.ledger,
+        require_profile=said.require_profile,
         require_log=said.require_log,
         log_proof=said.log_proof,
         channel=said.channel,

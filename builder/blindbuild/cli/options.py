@@ -33,6 +33,8 @@ plain_http_option = click.option(
 )
 
 
+# the words of a statement's channelBinding; a test compares them, as most verbs need not load a statement
+PROFILES = ("tls-spki-quote-v1", "hpke-quote-v1")
 _EXISTING = click.Path(exists=True, path_type=Path)
 
 
@@ -64,6 +66,7 @@ class JudgingOptions:
     allow_unsafe_clock: bool = False
     require_closed: tuple[str, ...] = ()
     ledger: Path | None = None
+    require_profile: str | None = None
     require_log: Path | None = None
     log_proof: Path | None = None
     log_place: str | None = None
@@ -156,6 +159,12 @@ _JUDGING = (
         "--ledger",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="The image's channels.json [default: the one beside the manifest].",
+    ),
+    click.option(
+        "--require-profile",
+        type=click.Choice(PROFILES),
+        help="Refuse unless the statement promises this channel: TLS that ends in the image, or sealed "
+        "requests.",
     ),
     click.option(
         "--require-log",

@@ -29,6 +29,7 @@ def choose_policy(options: JudgingOptions) -> Policy:
             allow_unsafe_clock=options.allow_unsafe_clock,
             required_closed=frozenset(options.require_closed),
             required_log=log,
+            channel_profiles=_profiles(options),
             channel=options.channel or DEFAULT_CHANNEL,
         )
     policy = read_policy(options.policy)
@@ -37,6 +38,7 @@ def choose_policy(options: JudgingOptions) -> Policy:
         policy,
         required_closed=policy.required_closed | frozenset(options.require_closed),
         required_log=_narrow_log(policy, log),
+        channel_profiles=_profiles(options) or policy.channel_profiles,
     )
 
 
@@ -60,11 +62,20 @@ def _refuse_weaker(policy: Policy, options: JudgingOptions) -> None:
                 f"{option}: the policy {options.policy} does not allow it",
                 hint="options make a policy stricter, never weaker: whoever keeps the policy can change it",
             )
+    if policy.channel_profiles and not _profiles(options) <= policy.channel_profiles:
+        raise UsageError(
+            f"--require-profile: the policy wants {' or '.join(sorted(policy.channel_profiles))}, "
+            f"got {options.require_profile}"
+        )
     if options.channel is not None and policy.channel != options.channel:
         raise UsageError(
             f"--channel: the policy wants {policy.channel}, got {options.channel}",
             hint=f"a policy that names no channel wants {DEFAULT_CHANNEL}",
         )
+
+
+def _profiles(options: JudgingOptions) -> frozenset[str]:
+    return frozenset() if options.require_profile is None else frozenset({options.require_profile})
 
 
 def _narrow_log(policy: Policy, log: LogPolicy | None) -> LogPolicy | None:

@@ -128,6 +128,19 @@ OPEN_RELEASE = Advice(
     "the image itself says that some way out of it is open, or that it is for debugging. No server was asked",
     "ask the publisher for an image that closes it, or ask whoever owns the policy whether it may stay open",
 )
+OTHER_PROFILE = Advice(
+    "the release is genuine, but encrypts what you send in another way than your policy asks for",
+    f"its image has only that one way, and there is no falling back to another. {_NOTHING_SENT}",
+    "ask the publisher for an image with the other profile, or ask whoever owns the policy whether this one "
+    "will do",
+)
+PINNED_CHIP = Advice(
+    "your policy asks for revocation lists, but your trust file names the server's key itself",
+    "no authority certified this key, so that none can revoke it: there is nothing to look up. "
+    f"{_NOTHING_SENT}",
+    "decide which of the two you want. Whoever keeps the trust file revokes a key in it by taking it out; "
+    "if an authority is to revoke keys, trust its certificate instead",
+)
 BROKEN_EVIDENCE = Advice(
     "the server's proof is malformed or incomplete",
     f"it is damaged, of another version, or made up. {_NOTHING_SENT}",
@@ -204,10 +217,12 @@ _RULES: tuple[tuple[_Applies, Advice], ...] = (
     (lambda _reasons, failed: {step for step in failed if step.startswith("M")} == {"M14"}, NOT_REBUILT),
     (lambda _reasons, failed: any(step.startswith("M") for step in failed), BAD_RELEASE),
     (lambda _reasons, failed: any(step.startswith("P") for step in failed), OPEN_RELEASE),
+    (lambda reasons, _failed: "C1:profile-not-allowed" in reasons, OTHER_PROFILE),
     (lambda reasons, _failed: "C3:other-tls-key" in reasons, MIDDLE),
     (lambda reasons, _failed: "C3:other-hpke-key" in reasons, OTHER_KEY),
     (lambda reasons, failed: "A8:credential-mismatch" in reasons and "Q7" in failed, OLD_ANSWER),
     (lambda _reasons, failed: bool(failed & {"Q2", "A2", "A8"}), OTHER_MACHINE),
+    (lambda reasons, failed: failed == {"A7"} and "A7:key-pinned" in reasons, PINNED_CHIP),
     (lambda _reasons, failed: bool(failed & {"A4", "A5", "A7", "A9", "A10", "A11"}), UNKNOWN_CHIP),
     (lambda _reasons, failed: "Q7" in failed, MIDDLE_OR_OLD),
     (lambda _reasons, failed: bool(failed & {"Q12", "Q14"}), CHIP_STATE),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from blindbuild.client.expectation import Audit, Expectation
 from blindbuild.client.published import Published, read_published
 from blindbuild.client.state import StateStore
 from blindbuild.errors import UsageError
+from blindbuild.formats.tpm2 import MAX_CRL
 from blindbuild.manifest import TrustRoots, parse_trust
 from blindbuild.manifest.trust import MAX_TRUST
 from blindbuild.verify import Policy
@@ -32,6 +33,8 @@ class Following:
         state: the directory in which accepted releases are remembered; None for the user's own.
         audit: told of each decision; see `audit.AuditLog`.
         clock: gives seconds since 1970.
+        crls: what authorities of TPMs revoked, DER or PEM: files, which are read anew each time as they must
+            be renewed, or their bytes.
     """
 
     trust: Path
@@ -40,6 +43,7 @@ class Following:
     state: Path | None = None
     audit: Audit | None = None
     clock: Callable[[], float] = time.time
+    crls: Sequence[Path | bytes] = ()
 
     def __call__(self) -> Expectation:
         """Read what is current.
@@ -62,6 +66,7 @@ class Following:
             ledger=published.ledger,
             rebuilds=published.rebuilds,
             current=view,
+            crls=tuple(_read(each, MAX_CRL) if isinstance(each, Path) else each for each in self.crls),
             audit=self.audit,
         )
         return self._with_log(expectation, published, state)

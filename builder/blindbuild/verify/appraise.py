@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # a log is loaded by those who ask for one
 RECORDED = "recorded session: it proves nothing about now, whoever wrote the file knew nonce and secret"
 # M13 is skipped at first use of a log, or when its files are not at hand and its witnesses have compared
 _OPTIONAL = frozenset({"M13"})
-_CERTIFIED_ONLY = frozenset({"A6", "A9", "A4", "A7", "A11", "A8"})
+_CERTIFIED_ONLY = frozenset({"A6", "A9", "A4", "A11", "A8"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,7 @@ def check_publication(
     try:
         steps = Checklist(_titles(basis))
         publication = judge_publication(steps, basis)
+        judge_profile(steps, policy, publication)
         return _appraisal(steps, publication, None, None, None, live=False)
     except Exception as error:  # as in `appraise`
         return broken_appraisal(error, live=False)
@@ -138,13 +139,13 @@ def appraise(
 def _appraise(session: RecordedSession, basis: Basis) -> Appraisal:
     sealed = SEALED_TITLES if session.profile == SEALED_PROFILE else {}
     steps = Checklist(_titles(basis) | sealed)
-    publication = judge_publication(steps, basis)
+    publication, policy = judge_publication(steps, basis), basis.policy
     rule = DEFAULT_ATTESTATION_KEY if publication is None else publication.statement.attestation_key
-    steps.run("C1", lambda: _same_statement(session, found(publication)), needs=("M6",))
+    steps.run("C1", lambda: _same_statement(session, found(publication), policy), needs=("M6",))
     key = judge_endorsement(steps, session, basis, rule)
     quote = _judge_quote(steps, session, key, basis)
     operator_run = key is not None and key.operator_run
-    match, replayed = _judge_registers(steps, session, publication, basis.policy, operator_run=operator_run)
+    match, replayed = _judge_registers(steps, session, publication, policy, operator_run=operator_run)
     if not session.live:
         steps.warn(RECORDED)
     verdict = None
@@ -199,13 +200,32 @@ def _judge_registers(
     return match, log
 
 
-def _same_statement(session: RecordedSession, publication: Publication) -> tuple[None, str]:
+def judge_profile(steps: Checklist, policy: Policy, publication: Publication | None) -> None:
+    """Run of step C1 what needs no session, where the policy names profiles: no server need be asked."""
+    if policy.channel_profiles:
+        steps.run("C1", lambda: _allowed_profile(found(publication), policy), needs=("M6",))
+
+
+def _allowed_profile(publication: Publication, policy: Policy) -> tuple[None, str]:
+    promised, allowed = publication.statement.channel_binding, policy.channel_profiles
+    if allowed and promised not in allowed:
+        raise refuse(
+            "C1",
+            "profile-not-allowed",
+            f"expected {' or '.join(sorted(allowed))}, got a statement that promises {promised}",
+            hint="a recipe says which profile its image has: ask for an image with the other one",
+        )
+    return None, promised
+
+
+def _same_statement(session: RecordedSession, publication: Publication, policy: Policy) -> tuple[None, str]:
     if session.statement != publication.digest:
         raise refuse(
             "C1",
             "other-statement",
             f"expected statement {publication.digest}, got a session about {session.statement}",
         )
+    _allowed_profile(publication, policy)
     if session.profile != publication.statement.channel_binding:
         raise refuse(
             "C1",

@@ -61,7 +61,7 @@ def judge_endorsement(
     public = steps.run("A2", partial(_check_attributes, session, rule))
     steps.run("A3", lambda: _check_curve(found(public)), needs=("A2",))
     if mode is TrustMode.PINNED_KEY:
-        _judge_pinned(steps, public, basis.trust)
+        _judge_pinned(steps, public, basis)
         judge_machine_list(steps, session, basis, ShownMachine(public))
         return None if public is None else AttestationKey(public, operator_run=False, until=MAX_TIME)
     from blindbuild.verify.endorse_certificate import judge_certified
@@ -137,11 +137,27 @@ def _check_curve(public: PublicArea) -> tuple[None, str]:
     return None, "P-256"
 
 
-def _judge_pinned(steps: Checklist, public: PublicArea | None, trust: TrustRoots) -> None:
-    for step in ("A6", "A9", "A4", "A7", "A11", "A8"):
+def _judge_pinned(steps: Checklist, public: PublicArea | None, basis: Basis) -> None:
+    for step in ("A6", "A9", "A4", "A11", "A8"):
         steps.skip(step, "the attestation key is pinned")
-    steps.run("A5", lambda: _is_pinned(found(public), trust), needs=("A1", "A2"))
+    if basis.policy.require_crls or basis.crls:
+        steps.run("A7", _no_certificate)
+    else:
+        steps.skip("A7", "the attestation key is pinned")
+    steps.run("A5", lambda: _is_pinned(found(public), basis.trust), needs=("A1", "A2"))
     steps.warn(PINNED_KEY)
+
+
+def _no_certificate() -> tuple[None, str]:
+    # no authority certified the key, so none can revoke it, whatever lists there are
+    raise refuse(
+        "A7",
+        "key-pinned",
+        "expected a certificate whose revocation can be looked up, got a pinned attestation key, which has "
+        "no certificate",
+        hint="a pinned key is revoked by taking it out of the trust file: ask for no revocation lists, or "
+        "trust the authority that certifies the key instead of the key",
+    )
 
 
 def _is_pinned(public: PublicArea, trust: TrustRoots) -> tuple[None, str]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from blindbuild.manifest.platform_roots import NitroTrust, PlatformRoots, SnpTrust, TdxTrust
 from blindbuild.measure.launch_kinds import KIND_NITRO, KIND_SEV_SNP, KIND_TDX
 from blindbuild.verify import evidence, nitro, snp, tdx
-from blindbuild.verify.appraise import _may_be_skipped, _titles
-from blindbuild.verify.checklist import Checklist
+from blindbuild.verify.appraise import _may_be_skipped, _titles, judge_profile
+from blindbuild.verify.checklist import TITLES, Checklist
 from blindbuild.verify.evidence import EvidenceAppraisal, Expected, Reference, ValueResult
 from blindbuild.verify.nitro import NitroEvidence, judge_nitro
 from blindbuild.verify.policy import Basis
@@ -58,9 +58,12 @@ def appraise_published_evidence(
         spki: DER SubjectPublicKeyInfo of the channel's key.
     """
     publishing = {step: title for step, title in _titles(basis).items() if step.startswith(("M", "P"))}
+    if basis.policy.channel_profiles:
+        publishing |= {"C1": TITLES["C1"]}
     titles = publishing | _steps_of(judged)
     steps = Checklist(titles)
     publication = judge_publication(steps, basis)
+    judge_profile(steps, basis.policy, publication)
     expected = Expected(
         references=_references(publication, basis.policy.platforms),
         bound=_bound(publication, nonce, spki),

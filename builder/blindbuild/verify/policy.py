@@ -51,8 +51,10 @@ class Policy:
         platforms: platforms of the statement of which one must match; empty for any one of them.
         memory_confidentiality: what the statement must say of the machine's memory, one of these; empty for
             whatever it says.
+        channel_profiles: profiles of the channel of which the statement must promise one; empty for any.
         machines: the only machines that are accepted, or None for any that the trust file believes.
-        require_crls: refuse a certificate whose issuer has no current list of what it revoked.
+        require_crls: refuse a certificate whose issuer has no current list of what it revoked, and a key that
+            has no certificate.
         require_secure_boot: refuse a machine whose firmware did not say that Secure Boot was on.
         required_log: which transparency log must have the release, or None.
         image: SHA-256 of the image that the statement must be about, or None when the caller holds none.
@@ -71,6 +73,7 @@ class Policy:
     required_closed: frozenset[str] = frozenset()
     platforms: frozenset[str] = frozenset()
     memory_confidentiality: frozenset[str] = frozenset()
+    channel_profiles: frozenset[str] = frozenset()
     machines: AllowedMachines | None = None
     require_crls: bool = False
     require_secure_boot: bool = False

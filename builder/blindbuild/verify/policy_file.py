@@ -13,6 +13,7 @@ from blindbuild.errors import FormatError, ManifestError
 from blindbuild.formats.canonical import JsonValue, canonical_bytes, parse_json
 from blindbuild.formats.fields import Fields
 from blindbuild.manifest.ledger import CHANNEL
+from blindbuild.manifest.statement import CHANNEL_BINDINGS
 from blindbuild.manifest.words import DEFAULT_CHANNEL, NAME
 from blindbuild.verify.policy import (
     DEFAULT_CLOCK_SKEW_S,
@@ -36,7 +37,7 @@ _TPM_NAME = re.compile(r"000b[0-9a-f]{64}")  # TPM_ALG_SHA256, then the digest o
 _INSTANCE = re.compile(r"gce:[\x21-\x7e]{1,512}")
 _FIRMWARE = re.compile(r"0x[0-9a-f]{16}")
 _FLAGS = ("allowTestTpm", "allowDebug", "allowUnsafeClock", "requireCrls", "requireSecureBoot")
-_LISTS = ("requireClosed", "platforms", "memoryConfidentiality")
+_LISTS = ("requireClosed", "platforms", "memoryConfidentiality", "channelProfiles")
 _SECONDS = ("clockSkewSeconds", "sessionSeconds", "maxEvidenceAgeSeconds", "maxReleaseAgeSeconds")
 _OTHERS = ("minimumTpmFirmware", "machines", "requireLog", "channel")
 
@@ -68,6 +69,7 @@ def parse_policy(data: bytes) -> Policy:
         required_closed=_words(fields, "requireClosed", CHANNEL),
         platforms=_words(fields, "platforms", _PLATFORM),
         memory_confidentiality=_words(fields, "memoryConfidentiality", re.compile("|".join(MEMORY))),
+        channel_profiles=_words(fields, "channelProfiles", re.compile("|".join(CHANNEL_BINDINGS))),
         machines=_machines(fields) if "machines" in fields else None,
         require_crls=flags["requireCrls"],
         require_secure_boot=flags["requireSecureBoot"],
@@ -96,6 +98,7 @@ def policy_json(policy: Policy) -> dict[str, JsonValue]:
         "requireClosed": [*sorted(policy.required_closed)],
         "platforms": [*sorted(policy.platforms)],
         "memoryConfidentiality": [*sorted(policy.memory_confidentiality)],
+        "channelProfiles": [*sorted(policy.channel_profiles)],
         "machines": {
             "attestationKeys": [*sorted(machines.attestation_keys)],
             "endorsementKeys": [*sorted(machines.endorsement_keys)],
