@@ -13,7 +13,6 @@ import socket
 import ssl
 import struct
 import tempfile
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,6 +28,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+
+from tests.fakes.listening import Listening
 
 LABEL = b"blindbuild/tls-spki-quote/v1"
 
@@ -176,33 +177,22 @@ class Server:
         self._raw = raw or plain_answer
         self._limit = requests_per_connection
         self._context = key.context(maximum_version)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.connections = 0
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._listening = Listening(self._serve)
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self._listener.getsockname()[1]}"
+        return f"https://127.0.0.1:{self._listening.port}"
+
+    @property
+    def connections(self) -> int:
+        return self._listening.connections
 
     def __enter__(self) -> Server:
-        self._thread.start()
+        self._listening.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        # wakes the accept, which a close alone does not
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(timeout=10)
-
-    def _run(self) -> None:
-        while True:
-            try:
-                plain, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self._serve, args=(plain,), daemon=True).start()
+        self._listening.stop()
 
     def _serve(self, plain: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError), plain:

@@ -10,11 +10,11 @@ import contextlib
 import http.client
 import socket
 import ssl
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.fakes.attester import TlsKey, _read_request
+from tests.fakes.listening import Listening
 
 
 @dataclass
@@ -57,35 +57,23 @@ class Middle:
         self._context = None if tls is None else TlsKey().context(tls)
         self._chunked = chunked
         self._hang_up = hang_up
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listening = Listening(self._serve)
         self.seen = b""
         self.paths: list[str] = []
         self.sizes: list[tuple[int, int]] = []
         self.kept: list[bytes] = []
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
     @property
     def url(self) -> str:
         scheme = "http" if self._context is None else "https"
-        return f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
+        return f"{scheme}://127.0.0.1:{self._listening.port}"
 
     def __enter__(self) -> Middle:
-        self._thread.start()
+        self._listening.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(timeout=10)
-
-    def _run(self) -> None:
-        while True:
-            try:
-                plain, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(plain,), daemon=True).start()
+        self._listening.stop()
 
     def _serve(self, plain: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError), plain, contextlib.ExitStack() as stack:

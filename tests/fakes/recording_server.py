@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.fakes.attester import Attester, TlsKey
+from tests.fakes.listening import Listening
 
 WELL_KNOWN = "/.well-known/blindbuild/"
 
@@ -73,10 +73,9 @@ class RecordingServer:
         self.context.sni_callback = self._named
         self._names: dict[int, str | None] = {}
         self.visits: list[Visit] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
+        self._listening = Listening(self._serve)
+        self.port = self._listening.port
         self.streams: list[socket.socket] = []
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
     @property
     def url(self) -> str:
@@ -104,28 +103,17 @@ class RecordingServer:
                 socket.socket.shutdown(stream, socket.SHUT_RDWR)  # without a farewell of TLS
 
     def __enter__(self) -> RecordingServer:
-        self._thread.start()
+        self._listening.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self._listening.stop()
         self.hang_up()
-        self._thread.join(timeout=10)
 
     def _named(
         self, stream: ssl.SSLObject | ssl.SSLSocket, name: str | None, _context: ssl.SSLContext
     ) -> None:
         self._names[id(stream)] = name
-
-    def _run(self) -> None:
-        while True:
-            try:
-                plain, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(plain,), daemon=True).start()
 
     def _serve(self, plain: socket.socket) -> None:
         visit = Visit()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -65,17 +66,25 @@ class SigningKey:
     @property
     def public(self) -> SignerKey:
         """What goes into the trust file."""
-        return SignerKey.from_spki(
-            self._key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        )
+        return public_of(self._key)
 
     def to_pem(self) -> bytes:
         """Return the private key as unencrypted PKCS#8 PEM; write it with mode 0600."""
-        return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return pem_of(self._key)
 
     def sign(self, message: bytes) -> bytes:
         """Return the signature over a message."""
         return self._key.sign(message)
+
+
+def public_of(key: Ed25519PrivateKey | EllipticCurvePrivateKey) -> SignerKey:
+    """Return what goes into the trust file for a private key."""
+    return SignerKey.from_spki(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+
+
+def pem_of(key: Ed25519PrivateKey | EllipticCurvePrivateKey) -> bytes:
+    """Return a private key as unencrypted PKCS#8 PEM; write it with mode 0600."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def generate_key() -> SigningKey:

@@ -29,8 +29,6 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
     PublicFormat,
     load_pem_private_key,
     load_pem_public_key,
@@ -42,7 +40,7 @@ from blindbuild.formats.dsse import SignerKey
 from blindbuild.formats.fields import Fields, encode_base64
 from blindbuild.host.files import read_bytes
 from blindbuild.publish.key_uri import SCHEME, KeyUri, parse_key_uri
-from blindbuild.publish.sign import ReleaseSigner, SigningKey, generate_key
+from blindbuild.publish.sign import ReleaseSigner, SigningKey, generate_key, pem_of, public_of
 
 MAX_KEY_FILE = 1 << 16  # bytes; a key in PEM has 250, a URI at most 4096
 MAX_PIN = 1 << 10  # bytes of a PIN file
@@ -76,13 +74,11 @@ class P256Key:
     @property
     def public(self) -> SignerKey:
         """What goes into the trust file."""
-        return SignerKey.from_spki(
-            self._key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        )
+        return public_of(self._key)
 
     def to_pem(self) -> bytes:
         """Return the private key as unencrypted PKCS#8 PEM; write it with mode 0600."""
-        return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return pem_of(self._key)
 
     def sign(self, message: bytes) -> bytes:
         """Return r and s over the SHA-256 of a message."""
