@@ -10,24 +10,24 @@ class ScriptedStream:
 
     def __init__(self, answer: bytes) -> None:
         self._answer = io.BytesIO(answer)
+        self._wait_s = 1.0
         self.sent = b""
         self.closed = False
 
     def gettimeout(self) -> float:
-        return 1.0
+        return self._wait_s
 
-    def settimeout(self, _seconds: float) -> None:
-        pass
+    def settimeout(self, seconds: float) -> None:
+        self._wait_s = seconds
 
     def send(self, data: bytes) -> int:
         self.sent += bytes(data)
         return len(data)
 
-    def recv(self, _size: int) -> bytes:
-        raise BlockingIOError  # nothing comes before it is asked for
-
-    def recv_into(self, buffer: memoryview) -> int:
-        return self._answer.readinto(buffer)
+    def recv(self, size: int) -> bytes:
+        if self._wait_s == 0:
+            raise BlockingIOError  # nothing comes before it is asked for
+        return self._answer.read(size)
 
     def close(self) -> None:
         self.closed = True

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from unittest.mock import patch
 
-from blindbuild.client.forwarded import ForwardedConnection, parse_address
-from blindbuild.client.http1 import read_response
+from blindbuild.client.forwarded import ForwardedConnection
+from blindbuild.client.sealed import read_opened
+from blindbuild.client.transport import Address
 from blindbuild.formats.hpke import Sender, read_key, set_up_sender
 from blindbuild.verify import parse_evidence, parse_session, session_bytes
 from tests.fakes.scripted_stream import ScriptedStream
@@ -27,21 +28,20 @@ def _read_key(data: bytes) -> None:
 
 def _read_inner(data: bytes) -> None:
     """Read what was in an answer that opened: nothing but the image can have made it, and still."""
-    parts = iter((data,))
-    read_response(lambda: next(parts, b""), max_body=MAX_BODY)
+    read_opened(data, max_body=MAX_BODY)
 
 
 def _read_outer(data: bytes) -> None:
-    address, _ = parse_address("http://127.0.0.1:1")
-    connection = ForwardedConnection(address, tls=False, timeout_s=1)
+    connection = ForwardedConnection(Address("127.0.0.1", 1, tls=False), timeout_s=1)
     with patch.object(ForwardedConnection, "_connect", lambda _self: ScriptedStream(data)):
         answer = connection.request("GET", "/x", content_type="text/plain", max_body=MAX_BODY)
     assert len(answer.body) <= MAX_BODY
 
 
 def _read_address(data: bytes) -> None:
-    address, _ = parse_address(data.decode("latin-1"))
+    address = Address.parse(data.decode("latin-1"), plain=True)
     assert 0 < address.port < 65536
+    assert Address.parse(address.url, plain=True) == address
 
 
 def _read_session(data: bytes) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from types import ModuleType
 
 import pytest
 
-from blindbuild.client import forwarded
-from blindbuild.client.forwarded import ForwardedConnection, parse_address
-from blindbuild.client.http1 import Response
+from blindbuild.client import http1_forwarded, transport
+from blindbuild.client.forwarded import ForwardedConnection
+from blindbuild.client.http1 import Response, read_with
+from blindbuild.client.http1_forwarded import reading_forwarded
+from blindbuild.client.transport import Address
 from blindbuild.errors import ChannelError
 from tests.fakes.scripted_stream import ScriptedStream
 
@@ -38,20 +41,31 @@ def through(
 
 
 @pytest.mark.parametrize(
-    ("url", "host", "port", "tls"),
+    ("url", "host", "port", "shown"),
     [
-        ("https://host", "host", 443, True),
-        ("https://host:8443/", "host", 8443, True),
-        ("http://host", "host", 80, False),
-        ("http://host/", "host", 80, False),
-        ("http://host:8080", "host", 8080, False),
-        ("http://[::1]", "::1", 80, False),
-        ("http://[::1]:81/", "::1", 81, False),
+        ("https://host", "host", 443, "https://host"),
+        ("https://host:8443/", "host", 8443, "https://host:8443"),
+        ("https://host:80", "host", 80, "https://host:80"),
+        ("http://host", "host", 80, "http://host"),
+        ("http://host/", "host", 80, "http://host"),
+        ("http://host:443", "host", 443, "http://host:443"),
+        ("http://[::1]", "::1", 80, "http://[::1]"),
+        ("http://[::1]:81/", "::1", 81, "http://[::1]:81"),
     ],
 )
-def test_an_address_is_with_tls_or_without(url: str, host: str, port: int, tls: bool) -> None:
-    address, spoken = parse_address(url)
-    assert (address.host, address.port, spoken) == (host, port, tls)
+def test_an_address_is_with_tls_or_without(url: str, host: str, port: int, shown: str) -> None:
+    address = Address.parse(url, plain=True)
+    assert (address.host, address.port, address.tls) == (host, port, url.startswith("https:"))
+    assert address.url == shown
+    assert Address.parse(shown, plain=True) == address
+
+
+def test_an_address_without_tls_is_for_who_asked_for_it() -> None:
+    address = Address.parse("http://host:8080", plain=True)
+    for refused in (lambda: Address.parse("http://host:8080"), address.check_tls):
+        with pytest.raises(ChannelError, match=r"expected https://HOST or .*, got 'http://host:8080'"):
+            refused()
+    Address.parse("https://host", plain=True).check_tls()
 
 
 @pytest.mark.parametrize(
@@ -69,7 +83,7 @@ def test_an_address_is_with_tls_or_without(url: str, host: str, port: int, tls: 
 )
 def test_any_other_address_is_refused(url: str) -> None:
     with pytest.raises(ChannelError):
-        parse_address(url)
+        Address.parse(url, plain=True)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +95,11 @@ def test_any_other_address_is_refused(url: str) -> None:
         b"HTTP/1.1 200 OK\r\n\r\nok",
         b"HTTP/1.0 200 OK\r\n\r\nok",
         b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
+        b"HTTP/1.1 103 Early\r\nLink: a\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + OK,
+        b"HTTP/1.1 200\nContent-Length:2\n\nok",
+        b"HTTP/1.1 200 \xff\r\nServer: \xff\r\nContent-Length: 2\r\nCONTENT-LENGTH: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nTransfer-Encoding: Chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        CHUNKED + b"0002 ;name=value\r\nok\r\n0;last\r\nTrailer: a\r\n\r\n",
     ],
 )
 def test_an_answer_is_read_in_any_form(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
@@ -92,17 +111,28 @@ def test_an_answer_is_read_in_any_form(monkeypatch: pytest.MonkeyPatch, answer: 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (b"", "connection lost: RemoteDisconnected"),
-        (b"SSH-2.0\r\n", "connection lost: BadStatusLine"),
-        (OK[:-1], "connection lost: IncompleteRead"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\no", "connection lost: IncompleteRead"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\no", "connection lost: ValueError"),
-        (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 101 + b"\r\n", "connection lost: HTTPException"),
-        (b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70_000, "connection lost: LineTooLong"),
+        (b"", "ended in the middle of an answer"),
+        (b"SSH-2.0\r\n", "expected an HTTP/1.1 status line"),
+        (b"HTTP/1.1 600 X\r\n\r\n", "expected an HTTP/1.1 status line"),
+        (b"HTTP/2 200\r\n\r\n", "expected an HTTP/1.1 status line"),
+        (b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n", "expected a header line"),
+        (b"HTTP/1.1 200 OK\r\n folded: a\r\n\r\n", "expected a header line"),
+        (OK[:-1], "ended in the middle of an answer"),
+        (CHUNKED + b"2\r\no", "ended in the middle of an answer"),
+        (CHUNKED + b"2\r\nok\r\n", "ended in the middle of an answer"),
+        (CHUNKED + b"2\r\nokay\r\n0\r\n\r\n", "expected the end of a chunk"),
+        (CHUNKED + b"-5\r\no", "expected the size of a chunk"),
+        (CHUNKED + b"0x2\r\nok\r\n0\r\n\r\n", "expected the size of a chunk"),
+        (CHUNKED + b"f" * 20 + b"\r\no", "expected the size of a chunk"),
+        (CHUNKED + b"65\r\n" + b"x" * 101, "expected at most 100 bytes of body"),
+        (CHUNKED + b"60\r\n" + b"x" * 96 + b"\r\n5\r\n", "expected at most 100 bytes of body"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "got an encoded one"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok", "one Content-Length"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok", "one Content-Length"),
+        (b"HTTP/1.1 200 OK\r\nA: " + b"b" * 140_000, "a line of at most 65536 bytes"),
+        (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * ENDLESS, "bytes of an answer, got more"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 101\r\n\r\n" + b"x" * 101, "expected at most 100 bytes"),
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1000, "expected at most 100 bytes"),
-        (CHUNKED + b"-" + b"f" * 20 + b"\r\no", "connection lost: OverflowError"),
-        (CHUNKED + b"-1\r\n" + b"x" * ENDLESS, "bytes of an answer, got more"),
         (CHUNKED + b"1\r\nx\r\n0\r\n" + b"a: b\r\n" * ENDLESS, "bytes of an answer, got more"),
         (b"HTTP/1.1 100 Continue\r\n\r\n" * (ENDLESS // 20), "bytes of an answer, got more"),
         (b"HTTP/1.1 307 X\r\nLocation: https://other/\r\n\r\n", "got a redirect"),
@@ -116,6 +146,30 @@ def test_what_is_no_answer_ends_the_connection(
         ask(connection)
     assert made[0].closed
     assert len(made) == 1, "nothing is sent a second time"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_an_answer_is_read_however_it_arrives(size: int) -> None:
+    whole = b"HTTP/1.1 103 Early\r\n\r\n" + CHUNKED + b"1\r\no\r\n1;a\r\nk\r\n0\r\nTrailer: a\r\n\r\n"
+    pieces = iter([whole[at : at + size] for at in range(0, len(whole), size)])
+    answer = read_with(reading_forwarded(max_body=2), lambda: next(pieces))
+    assert (answer.response.status, answer.response.body, answer.again) == (200, b"ok", True)
+    assert list(pieces) == []
+
+
+@pytest.mark.parametrize("answer", [OK, CHUNKED + b"2\r\nok\r\n0\r\na: b\r\n\r\n"])
+def test_an_answer_cut_at_any_byte_is_none(answer: bytes) -> None:
+    for length in range(len(answer)):
+        pieces = iter((answer[:length],))
+        with pytest.raises(ChannelError, match="ended in the middle"):
+            read_with(reading_forwarded(max_body=2), lambda pieces=pieces: next(pieces, b""))
+
+
+def test_an_answer_without_content_has_no_body_whatever_it_says() -> None:
+    for said in (b"", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"):
+        whole = iter((b"HTTP/1.1 204 No Content\r\n" + said + b"\r\n",))
+        answer = read_with(reading_forwarded(max_body=2), lambda whole=whole: next(whole))
+        assert (answer.response.body, answer.again) == (b"", True)
 
 
 def test_a_connection_that_ended_between_two_requests_is_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,24 +193,27 @@ def test_a_connection_that_broke_between_two_requests_is_opened_anew(monkeypatch
 
 
 def test_an_announced_end_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    closing = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-    connection, made = through(monkeypatch, closing, OK)
-    ask(connection)
-    assert made[0].closed
-    ask(connection)
-    assert len(made) == 2
+    closing = OK.replace(b"\r\n\r\n", b"\r\nConnection: Keep-Alive, Close\r\n\r\n")
+    ended = b"HTTP/1.1 200 OK\r\n\r\nok"  # with its connection
+    old = OK.replace(b"1.1", b"1.0")
+    more = OK + b"HTTP/1.1 200 OK\r\n"  # what nobody asked for
+    connection, made = through(monkeypatch, closing, ended, old, more, OK)
+    for asked in range(5):
+        assert ask(connection).body == b"ok"
+        assert [stream.closed for stream in made] == [True] * asked + [asked < 4]
     connection.close()
     connection.close()
 
 
 @pytest.mark.parametrize(
-    ("limit", "message"), [("MAX_ANSWER_S", "a whole answer"), ("MAX_SEND_S", "have sent")]
+    ("module", "limit", "message"),
+    [(http1_forwarded, "MAX_ANSWER_S", "a whole answer"), (transport, "MAX_SEND_S", "have sent")],
 )
 def test_a_middle_that_drips_does_not_hold_the_client(
-    monkeypatch: pytest.MonkeyPatch, limit: str, message: str
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, limit: str, message: str
 ) -> None:
     connection, made = through(monkeypatch, OK)
-    monkeypatch.setattr(forwarded, limit, -1.0)
+    monkeypatch.setattr(module, limit, -1.0)
     with pytest.raises(ChannelError, match=message):
         ask(connection)
     assert made[0].closed

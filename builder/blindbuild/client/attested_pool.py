@@ -20,7 +20,8 @@ class AttestedPool:
     """Lends connections that were judged; one that ended is replaced by one that is judged anew.
 
     Args:
-        url: `https://host[:port]`, the only server there is.
+        url: `https://host[:port]`, the only server there is; also `http://` for an image whose requests are
+            sealed.
         expecting: what to judge by, or what gives it; see `Judge`.
         timeout_s: for connecting, and for each wait after it.
         refresh_s: seconds; see `Judge`.
@@ -38,7 +39,7 @@ class AttestedPool:
     ) -> None:
         self._url = url
         self._timeout_s = timeout_s
-        self._judge = Judge(Address.parse(url), expecting, refresh_s=refresh_s)
+        self._judge = Judge(Address.parse(url, plain=True), expecting, refresh_s=refresh_s)
         self._free = threading.BoundedSemaphore(max_connections)
         self._guard = threading.Lock()
         self._idle: list[tuple[float, AttestedConnection]] = []

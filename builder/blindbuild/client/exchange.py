@@ -48,13 +48,19 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request of the exchange; `body` is None for GET."""
+    """One request of the exchange, or a sealed one; `body` is None for GET."""
 
     method: str
     target: str
     body: bytes | None = None
     content_type: str = _JSON
     max_body: int = MAX_ANSWER
+
+    def written(self, *, host: str) -> bytes:
+        """Return its bytes; `host` is for the Host header."""
+        return write_request(
+            self.method, self.target, host=host, body=self.body, content_type=self.content_type
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +95,7 @@ class Prepared:
             ChannelError: an answer is none, or came too late; or the image takes data in the other way.
         """
         if self.sealed is not (spki is None):
-            raise ChannelError(
-                f"expected a client for images of profile {self.profile}",
-                hint="`attest`, `blindbuild call` and `blindbuild proxy` know both profiles",
-            )
+            raise ChannelError(f"expected a client for images of profile {self.profile}")
         started = time.monotonic()
         answer = yield Question("GET", ENDORSEMENT_PATH)
         endorsement = parse_endorsement(_body_of(answer, "endorsement"))
@@ -182,13 +185,7 @@ def as_bytes(
     try:
         question = next(questions)
         while True:
-            yield write_request(
-                question.method,
-                question.target,
-                host=host,
-                body=question.body,
-                content_type=question.content_type,
-            )
+            yield question.written(host=host)
             question = questions.send((yield from _answer(question.max_body, deadline)))
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from blindbuild.client.advice import EARLY_ANSWER, LOST, REDIRECT, channel_error
 from blindbuild.errors import ChannelError
@@ -22,6 +23,7 @@ _TARGET = re.compile(r"/[A-Za-z0-9/._~%-]*")
 _CONTENT_TYPE = re.compile(r"[a-z0-9.+-]+/[a-z0-9.+-]+")
 _NO_CONTENT = 204
 _HEAD_END = b"\r\n\r\n"
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,11 @@ def read_response(receive: Callable[[], bytes], *, max_body: int) -> Response:
         ChannelError: the connection ended early, a limit was exceeded, or the answer is not plain HTTP/1.1
             with a Content-Length. A redirect is refused like any other.
     """
-    reader = reading(max_body=max_body)
+    return read_with(reading(max_body=max_body), receive)
+
+
+def read_with(reader: Generator[None, bytes, _T], receive: Callable[[], bytes]) -> _T:
+    """Have a reader read what `receive` returns, until it has enough."""
     next(reader)
     try:
         while True:
@@ -114,13 +120,22 @@ def parse_head(raw: bytes, *, max_body: int) -> Head:
         raise ChannelError(f"expected an HTTP/1.1 status line, got {lines[0][:80]!r}")
     status = int(status_line[1])
     headers = _headers(lines[1:])
-    if 300 <= status < 400:
-        raise channel_error(f"expected an answer, got a redirect ({status})", REDIRECT)
+    refuse_redirect(status)
     if status < 200:
         raise ChannelError(f"expected a final answer, got status {status}")
     if "transfer-encoding" in headers or "content-encoding" in headers:
         raise ChannelError("expected a body as it is, got an encoded one")
     return Head(status, headers, _body_length(status, headers, max_body))
+
+
+def refuse_redirect(status: int) -> None:
+    """Refuse an answer that names another address, which is never asked.
+
+    Raises:
+        ChannelError: it does.
+    """
+    if 300 <= status < 400:
+        raise channel_error(f"expected an answer, got a redirect ({status})", REDIRECT)
 
 
 def _body_length(status: int, headers: Mapping[str, str], max_body: int) -> int:

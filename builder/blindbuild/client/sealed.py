@@ -1,7 +1,8 @@
 """Requests sealed to an attested key, so that whoever ends TLS on the way carries what it cannot read.
 
-`Sealer` knows nothing of connections: any transport can carry what it seals. `SealedConnection` is the one
-that `attest` uses; it has the methods of a TLS connection that was judged.
+`Sealer` knows nothing of connections: any transport can carry what it seals, as a `Question` whose answer is
+opened. `SealedConnection` is the one that `attest` uses; it has the methods of a TLS connection that was
+judged. httpx_sealed has those of httpx.
 
 Source: docs/spec/hpke-channel.md.
 """
@@ -14,6 +15,7 @@ import struct
 from dataclasses import dataclass
 
 from blindbuild.client.advice import CHANGED_ANSWER, COPIED_REQUEST, LOST, UNSEALED_ANSWER, channel_error
+from blindbuild.client.exchange import Question
 from blindbuild.client.forwarded import ForwardedConnection
 from blindbuild.client.http1 import MAX_HEAD, Response, read_response, write_request
 from blindbuild.client.transport import Peer
@@ -27,6 +29,7 @@ SEALED_PATH = "/.well-known/blindbuild/sealed"
 REQUEST_LABEL = b"blindbuild/hpke-quote/v1/request"
 ANSWER_LABEL = b"blindbuild/hpke-quote/v1/answer"
 ROLE = b"client"
+MAX_REQUEST = (256 << 20) + (64 << 10)  # bytes; the longest body that a gate takes, and a head
 RESERVE = 256  # bytes of a bucket that a sealed message leaves free, for what is around it
 _HOST = "gate.invalid"  # the image has no name of its own; the one in the request outside is the middle's
 _BINARY = "application/octet-stream"
@@ -52,6 +55,27 @@ class SealedRequest:
 
     body: bytes
     _sender: Sender
+
+    def question(self, *, max_body: int) -> Question:
+        """Return what carries it to the image, whose answer has a body of at most `max_body` bytes."""
+        limit = bucket(max_body + MAX_HEAD) + _AROUND
+        return Question("POST", SEALED_PATH, body=self.body, content_type=_BINARY, max_body=limit)
+
+    def answer(self, outer: Response) -> bytes:
+        """Return the HTTP answer inside the one that whoever stands before the image gave.
+
+        Raises:
+            VerificationError: step C3: it was not sealed for this request (`answer-not-sealed`).
+            ChannelError: it is no sealed answer.
+        """
+        if outer.status != _OK:
+            shown = visible(outer.body[:80].decode("ascii", "replace"))
+            said = _WORDS.get(outer.body, "it comes from whoever is between this client and the image")
+            raise ChannelError(
+                f"expected a sealed answer, got status {outer.status} {shown}".rstrip(),
+                hint=f"{said}\n{UNSEALED_ANSWER.text}",
+            )
+        return self.open(outer.body)
 
     def open(self, answer: bytes) -> bytes:
         """Return the HTTP response in the body of a sealed answer.
@@ -96,8 +120,11 @@ class Sealer:
         """Seal one HTTP/1.1 request, padded so that its size shows only a bucket.
 
         Raises:
-            ChannelError: the image's key is one that would give the secret to everybody.
+            ChannelError: the request is too long for any gate, or the image's key is one that would give the
+                secret to everybody.
         """
+        if len(request) > MAX_REQUEST:
+            raise ChannelError(f"expected a request of at most {MAX_REQUEST} bytes, got {len(request)}")
         try:
             sender = set_up_sender(self._recipient, info=self._info, ephemeral=secrets.token_bytes(KEY_SIZE))
         except FormatError as error:
@@ -149,14 +176,8 @@ class SealedConnection:
             self._sealer = Sealer(self._session)
         sealed = self._sealer.seal(message)
         try:
-            outer = connection.request(
-                "POST",
-                SEALED_PATH,
-                body=sealed.body,
-                content_type=_BINARY,
-                max_body=bucket(max_body + MAX_HEAD) + _AROUND,
-            )
-            response = _opened(sealed, outer, max_body=max_body)
+            outer = connection.ask(sealed.question(max_body=max_body))
+            response = read_opened(sealed.answer(outer), max_body=max_body)
         except BaseException:
             self.close()
             raise
@@ -181,15 +202,15 @@ def bucket(size: int) -> int:
     return -(-size // _LARGEST) * _LARGEST
 
 
-def _opened(sealed: SealedRequest, outer: Response, *, max_body: int) -> Response:
-    if outer.status != _OK:
-        shown = visible(outer.body[:80].decode("ascii", "replace"))
-        said = _WORDS.get(outer.body, "it comes from whoever is between this client and the image")
-        raise ChannelError(
-            f"expected a sealed answer, got status {outer.status} {shown}".rstrip(),
-            hint=f"{said}\n{UNSEALED_ANSWER.text}",
-        )
-    parts = iter((sealed.open(outer.body),))
+def read_opened(answer: bytes, *, max_body: int) -> Response:
+    """Read the HTTP answer that was inside a sealed one.
+
+    Raises:
+        VerificationError: step C3: the request's number was used up before: by a copy, or by somebody else's
+            (`request-replayed`).
+        ChannelError: it is not plain HTTP/1.1, or too long.
+    """
+    parts = iter((answer,))
     response = read_response(lambda: next(parts, b""), max_body=max_body)
     if response.status == _CONFLICT:
         raise VerificationError(

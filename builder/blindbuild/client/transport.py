@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -29,41 +30,70 @@ if TYPE_CHECKING:
     from blindbuild.client.exchange import Question
 
 DEFAULT_PORT = 443
+PLAIN_PORT = 80  # of http://, for sealed requests
 DEFAULT_TIMEOUT_S = 30.0  # a TPM quote takes up to a second, a slow emulated machine ten
 MAX_ANSWER_S = 600.0  # for a whole answer: a server that drips bytes does not hold the client forever
 MAX_SEND_S = 600.0  # for a whole request, likewise
 _CHUNK = 64 << 10  # bytes
-_URL = re.compile(r"https://(?P<host>[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::(?P<port>[0-9]{1,5}))?/?")
+_URL = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::(?P<port>[0-9]{1,5}))?/?"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server is."""
+    """Where a server is.
+
+    Attributes:
+        tls: whether TLS is spoken there; where it is not, only sealed requests may be sent.
+    """
 
     host: str
     port: int
+    tls: bool = True
 
     @classmethod
-    def parse(cls, url: str) -> Address:
+    def parse(cls, url: str, *, plain: bool = False) -> Address:
         """Read `https://host[:port]`, without path, user, query or fragment.
 
+        Args:
+            url: the address.
+            plain: take `http://` as well, for images whose requests are sealed.
+
         Raises:
-            ChannelError: anything else, plain http included.
+            ChannelError: anything else.
         """
         found = _URL.fullmatch(url)
-        if found is None:
-            raise ChannelError(
-                f"expected https://HOST or https://HOST:PORT, got {url[:200]!r}",
-                hint="paths are given with the request, and nothing is ever sent without TLS",
-            )
-        port = int(found["port"] or DEFAULT_PORT)
+        if found is None or not (plain or found["scheme"] == "https"):
+            raise _no_address(url)
+        tls = found["scheme"] == "https"
+        port = int(found["port"] or default_port(tls=tls))
         if not 1 <= port <= 65535:
             raise ChannelError(f"expected a port from 1 to 65535, got {port}")
-        return cls(found["host"].strip("[]"), port)
+        return cls(found["host"].strip("[]"), port, tls)
+
+    def check_tls(self) -> None:
+        """Refuse an address without TLS, for an image whose requests are not sealed.
+
+        Raises:
+            ChannelError: it is one.
+        """
+        if not self.tls:
+            raise _no_address(self.url)
+
+    @property
+    def scheme(self) -> str:
+        """The URL's: https or http."""
+        return "https" if self.tls else "http"
+
+    @property
+    def url(self) -> str:
+        """What `parse` reads as this address."""
+        return f"{self.scheme}://{self}"
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == DEFAULT_PORT else f"{host}:{self.port}"
+        return host if self.port == default_port(tls=self.tls) else f"{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +111,59 @@ class Peer:
     issuer: str = ""
 
 
-class Connection:
+class HttpConnection(ABC):
+    """One connection on which one request is asked after the other.
+
+    Attributes:
+        address: the other end, as asked for.
+    """
+
+    address: Address
+    _stream: socket.socket | None
+
+    @abstractmethod
+    def request(
+        self, method: str, target: str, *, body: bytes | None = None, content_type: str, max_body: int
+    ) -> Response:
+        """Send one request and read its answer.
+
+        Raises:
+            ChannelError: there is none; the request is not sent a second time.
+        """
+
+    def ask(self, question: Question) -> Response:
+        """Send one request of an exchange, or a sealed one, and read its answer.
+
+        Raises:
+            ChannelError: as `request`.
+        """
+        return self.request(
+            question.method,
+            question.target,
+            body=question.body,
+            content_type=question.content_type,
+            max_body=question.max_body,
+        )
+
+    def close(self) -> None:
+        """Close the connection; closing twice is fine."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Connection(HttpConnection):
     """A TLS connection that is used until it ends, and then never again.
 
     Attributes:
@@ -89,9 +171,11 @@ class Connection:
         peer: the other end, as it has shown itself on this connection.
     """
 
+    _stream: ssl.SSLSocket | None
+
     def __init__(self, address: Address, stream: ssl.SSLSocket) -> None:
         self.address = address
-        self._stream: ssl.SSLSocket | None = stream
+        self._stream = stream
         self.peer = read_peer(str(address), stream.getpeercert(binary_form=True), stream.version())
 
     @property
@@ -153,7 +237,7 @@ class Connection:
             raise _lost(self.address)
         try:
             refuse_early_answer(stream)
-            _send(stream, message)
+            send_whole(stream, message)
             response = read_response(_receiver(stream), max_body=max_body)
         except OSError as error:
             self.close()
@@ -165,20 +249,6 @@ class Connection:
             self.close()
         return response
 
-    def ask(self, question: Question) -> Response:
-        """Send one request of an exchange and read its answer.
-
-        Raises:
-            ChannelError: as `request`.
-        """
-        return self.request(
-            question.method,
-            question.target,
-            body=question.body,
-            content_type=question.content_type,
-            max_body=question.max_body,
-        )
-
     def alive(self) -> bool:
         """Return whether a request may be sent: the other end has neither hung up nor said anything."""
         if self._stream is None:
@@ -189,25 +259,13 @@ class Connection:
             self.close()
         return self._stream is not None
 
-    def close(self) -> None:
-        """Close the connection; closing twice is fine."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+def default_port(*, tls: bool) -> int:
+    """Return the port of a URL that names none."""
+    return DEFAULT_PORT if tls else PLAIN_PORT
 
 
-def refuse_early_answer(stream: ssl.SSLSocket) -> None:
+def refuse_early_answer(stream: socket.socket) -> None:
     """Refuse a connection on which something has arrived that nobody asked for.
 
     Raises:
@@ -218,7 +276,7 @@ def refuse_early_answer(stream: ssl.SSLSocket) -> None:
     stream.settimeout(0)
     try:
         data = stream.recv(1)
-    except ssl.SSLWantReadError:
+    except (BlockingIOError, ssl.SSLWantReadError):
         return
     finally:
         stream.settimeout(wait_s)
@@ -227,7 +285,13 @@ def refuse_early_answer(stream: ssl.SSLSocket) -> None:
     raise ConnectionError("the server has hung up")
 
 
-def _send(stream: ssl.SSLSocket, message: bytes) -> None:
+def send_whole(stream: socket.socket, message: bytes) -> None:
+    """Send all of a message, within `MAX_SEND_S`.
+
+    Raises:
+        ChannelError: it takes longer.
+        OSError: the connection has ended.
+    """
     # sendall() would wait anew for each part, for as long as the server takes one byte now and then
     deadline = time.monotonic() + MAX_SEND_S
     rest = memoryview(message)
@@ -279,6 +343,13 @@ def read_peer(server: str, certificate: bytes | None, version: str | None) -> Pe
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise ChannelError("expected a certificate with a readable key") from error
     return Peer(server, spki, issuer)
+
+
+def _no_address(url: str) -> ChannelError:
+    return ChannelError(
+        f"expected https://HOST or https://HOST:PORT, got {url[:200]!r}",
+        hint="paths are given with the request; http:// is for images whose requests are sealed",
+    )
 
 
 def _lost(address: Address, error: OSError | None = None) -> ChannelError:
