@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from blindbuild.digest import HashAlgorithm
 from blindbuild.formats.tpm2 import Algorithm
-from blindbuild.formats.tpmkey import EccKey, PublicArea, Scheme, parse_sized_public
+from blindbuild.formats.tpmkey import Attribute, EccKey, PublicArea, RsaKey, Scheme, parse_sized_public
 from blindbuild.manifest import AttestationKeyRule, TrustRoots
 from blindbuild.manifest.rfc3339 import MAX_TIME
 from blindbuild.verify.checklist import Checklist, found, refuse
@@ -24,8 +24,14 @@ from blindbuild.verify.session import RecordedSession
 
 CURVE_P256 = 0x0003  # TPM_ECC_NIST_P256
 _P256_COORDINATE = 32  # bytes
-# docs/spec/evidence.md, "AK"
+_RSA_BITS = 2048  # of every cloud's key that was seen
+_RSA_EXPONENT = 65537
+# docs/spec/evidence.md, "AK"; of noDA depends only whether wrong passwords lock the key, and it has none
 _AK_ATTRIBUTES = 0x00050072
+_CERTIFIED_ATTRIBUTES = (_AK_ATTRIBUTES, _AK_ATTRIBUTES | Attribute.NO_DA)
+_ECDSA = Scheme(Algorithm.ECDSA, HashAlgorithm.SHA256.tpm_id)
+_RSASSA = Scheme(Algorithm.RSASSA, HashAlgorithm.SHA256.tpm_id)
+_SCHEME_NAMES = {_ECDSA: "ecdsa-p256-sha256", _RSASSA: "rsassa-2048-sha256"}  # docs/spec/statement.md
 PINNED_KEY = "the attestation key is pinned: nothing here shows what kind of TPM holds it"
 
 
@@ -58,8 +64,10 @@ def judge_endorsement(
     and the failed step refuses the session.
     """
     mode = steps.run("A1", partial(_one_way, session, basis.trust))
-    public = steps.run("A2", partial(_check_attributes, session, rule))
-    steps.run("A3", lambda: _check_curve(found(public)), needs=("A2",))
+    # a credential proves a key of ours alone; whoever certified or pinned a key has chosen it
+    chosen = mode in (TrustMode.PINNED_KEY, TrustMode.AK_CERTIFICATE)
+    public = steps.run("A2", partial(_read_key, session, rule, chosen=chosen))
+    steps.run("A3", lambda: _check_strength(found(public)), needs=("A2",))
     if mode is TrustMode.PINNED_KEY:
         _judge_pinned(steps, public, basis)
         judge_machine_list(steps, session, basis, ShownMachine(public))
@@ -95,9 +103,27 @@ def _one_way(session: RecordedSession, trust: TrustRoots) -> tuple[TrustMode, st
     return mode, mode.value
 
 
-def _check_attributes(session: RecordedSession, rule: AttestationKeyRule) -> tuple[PublicArea, str]:
+def _read_key(session: RecordedSession, rule: AttestationKeyRule, *, chosen: bool) -> tuple[PublicArea, str]:
     public = parse_sized_public(session.endorsement.ak_public)
-    attributes = public.attributes
+    _check_attributes(public.attributes, rule, _CERTIFIED_ATTRIBUTES if chosen else (_AK_ATTRIBUTES,))
+    schemes = (_ECDSA, _RSASSA) if chosen else (_ECDSA,)
+    shape = (public.name_algorithm, public.auth_policy, public.symmetric)
+    if shape != (HashAlgorithm.SHA256.tpm_id, b"", None) or public.scheme not in schemes:
+        expected = " or ".join(_SCHEME_NAMES[scheme] for scheme in schemes)
+        raise refuse(
+            "A2",
+            "key-template",
+            f"expected SHA-256 names, no policy, no symmetric algorithm and {expected}",
+        )
+    name = _SCHEME_NAMES[public.scheme]
+    if name not in rule.schemes:
+        raise refuse(
+            "A2", "key-scheme", f"expected {' or '.join(rule.schemes)}, as the statement says, got {name}"
+        )
+    return public, f"attributes 0x{public.attributes:08x}, {name}"
+
+
+def _check_attributes(attributes: int, rule: AttestationKeyRule, allowed: tuple[int, ...]) -> None:
     if attributes & rule.required_attributes != rule.required_attributes:
         raise refuse(
             "A2",
@@ -110,21 +136,16 @@ def _check_attributes(session: RecordedSession, rule: AttestationKeyRule) -> tup
             "key-attributes",
             f"expected attributes 0x{rule.forbidden_attributes:08x} all clear, got 0x{attributes:08x}",
         )
-    if attributes != _AK_ATTRIBUTES:
-        raise refuse(
-            "A2", "key-attributes", f"expected attributes 0x{_AK_ATTRIBUTES:08x}, got 0x{attributes:08x}"
-        )
-    ecdsa = Scheme(Algorithm.ECDSA, HashAlgorithm.SHA256.tpm_id)
-    shape = (public.name_algorithm, public.auth_policy, public.symmetric, public.scheme)
-    if shape != (HashAlgorithm.SHA256.tpm_id, b"", None, ecdsa):
-        raise refuse(
-            "A2", "key-template", "expected SHA-256 names, no policy, no symmetric algorithm and ECDSA-SHA256"
-        )
-    return public, f"attributes 0x{attributes:08x}, ECDSA with SHA-256"
+    if attributes not in allowed:
+        expected = " or ".join(f"0x{each:08x}" for each in allowed)
+        raise refuse("A2", "key-attributes", f"expected attributes {expected}, got 0x{attributes:08x}")
 
 
-def _check_curve(public: PublicArea) -> tuple[None, str]:
-    key = public.key
+def _check_strength(public: PublicArea) -> tuple[None, str]:
+    return _check_modulus(public.key) if public.scheme == _RSASSA else _check_curve(public.key)
+
+
+def _check_curve(key: RsaKey | EccKey) -> tuple[None, str]:
     if not isinstance(key, EccKey) or key.curve != CURVE_P256 or key.kdf != Scheme(Algorithm.NULL, None):
         raise refuse("A3", "key-type", "expected a P-256 key without a key derivation")
     if len(key.x) != _P256_COORDINATE or len(key.y) != _P256_COORDINATE:
@@ -135,6 +156,25 @@ def _check_curve(public: PublicArea) -> tuple[None, str]:
     except ValueError as error:
         raise refuse("A3", "key-off-curve", "expected a point on P-256") from error
     return None, "P-256"
+
+
+def _check_modulus(key: RsaKey | EccKey) -> tuple[None, str]:
+    if not isinstance(key, RsaKey):
+        raise refuse("A3", "key-type", "expected an RSA key for an RSA scheme")
+    modulus = int.from_bytes(key.modulus, "big")
+    sizes = (key.key_bits, len(key.modulus) * 8, modulus.bit_length())
+    if sizes != (_RSA_BITS,) * 3 or modulus % 2 == 0:
+        raise refuse(
+            "A3",
+            "key-size",
+            f"expected an odd modulus of {_RSA_BITS} bits, got one of {sizes[2]} bits in {len(key.modulus)} "
+            f"bytes of a key of {key.key_bits}",
+        )
+    if key.public_exponent != _RSA_EXPONENT:
+        raise refuse(
+            "A3", "key-exponent", f"expected the exponent {_RSA_EXPONENT}, got {key.public_exponent}"
+        )
+    return None, f"RSA-{_RSA_BITS}"
 
 
 def _judge_pinned(steps: Checklist, public: PublicArea | None, basis: Basis) -> None:

@@ -36,6 +36,8 @@ from blindbuild.verify.revocation import RevocationCheck, check_revocation
 from blindbuild.verify.session import RecordedSession
 
 EK_CERTIFICATE_INDEX = 0x01C00002  # EK Credential Profile 2.2.1.4: RSA-2048, low range
+# Microsoft's document signing, which Azure's certificates of attestation keys say beside the TCG's purpose
+_AZURE_PURPOSE = "1.3.6.1.4.1.311.10.3.12"
 # EK Credential Profile B.3.3, template L-1
 _EK_ATTRIBUTES = 0x000300B2
 _EK_POLICY = bytes.fromhex("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa")
@@ -157,10 +159,11 @@ def check_ek_profile(certificate: Certificate) -> tuple[None, str]:
 
 
 def check_ak_profile(certificate: Certificate) -> tuple[None, str]:
-    """Step A9 for the certificate of an attestation key, TCG's or Google Compute Engine's.
+    """Step A9 for the certificate of an attestation key, the TCG's, Azure's or Google Compute Engine's.
 
-    Google's has no extendedKeyUsage or that of endorsement keys; it is told by the extension that names the
-    machine, and from the same authority's endorsement certificates by its keyUsage.
+    Azure's has one purpose more. Google's has no extendedKeyUsage or that of endorsement keys; it is told by
+    the extension that names the machine, and from the same authority's endorsement certificates by its
+    keyUsage.
     """
     profile = read_endorsement_profile(certificate)
     _check_subject(profile)
@@ -170,6 +173,8 @@ def check_ak_profile(certificate: Certificate) -> tuple[None, str]:
         raise _unlike_profile("keyUsage digitalSignature", _listed(profile.usages))
     if profile.extended_usages == {TCG_KP_AIK_CERTIFICATE.dotted_string}:
         return None, "attestation key, by the TCG's profile"
+    if profile.extended_usages == {TCG_KP_AIK_CERTIFICATE.dotted_string, _AZURE_PURPOSE}:
+        return None, "attestation key, as Azure certifies it"
     if profile.extended_usages <= {TCG_KP_EK_CERTIFICATE.dotted_string} and has_instance(certificate):
         return None, "attestation key, as Google Compute Engine certifies it"
     raise _unlike_profile(
