@@ -96,7 +96,11 @@ func (e *evidenceSource) endorsement() ([]byte, error) {
 		for i, c := range e.attester.certificates {
 			fmt.Fprintf(&body, `%s{"nvIndex":"0x%08x","certificate":"%s"}`, comma(i), c.index, encode(c.content))
 		}
-		fmt.Fprintf(&body, `],"ekPublic":"%s","akPublic":"%s"}`, encode(e.attester.ek.public), encode(e.attester.ak.public))
+		fmt.Fprintf(&body, `],"ekPublic":"%s","akPublic":"%s"`, encode(e.attester.ek.public), encode(e.attester.ak.public))
+		if e.attester.akCertified != nil {
+			fmt.Fprintf(&body, `,"akCertificate":"%s"`, encode(e.attester.akCertified))
+		}
+		body.WriteByte('}')
 		return nil
 	})
 	return body.Bytes(), err

@@ -15,26 +15,29 @@ const (
 	ccQuote              = 0x158
 	ccFlushContext       = 0x165
 	ccNVReadPublic       = 0x169
+	ccReadPublic         = 0x173
 	ccStartAuthSession   = 0x176
 	ccGetCapability      = 0x17a
 	ccPCRRead            = 0x17e
 
 	handleOwner, handleEndorsement, handleNull = 0x40000001, 0x4000000b, 0x40000007
 
-	algRSA, algECC, algAES, algCFB, algNull     = 0x0001, 0x0023, 0x0006, 0x0043, 0x0010
-	algSHA256, algSHA384, algSHA512, algECDSA   = 0x000b, 0x000c, 0x000d, 0x0018
-	curveP256, sessionPolicy                    = 0x0003, 0x01
-	capProperties, propertyNVBuffer, nvAuthRead = 6, 0x12c, 1 << 18 // TPM_PT_NV_BUFFER_MAX, TPMA_NV_AUTHREAD
+	algRSA, algECC, algAES, algCFB, algNull = 0x0001, 0x0023, 0x0006, 0x0043, 0x0010
+	algSHA256, algSHA384, algSHA512         = 0x000b, 0x000c, 0x000d
+	algRSASSA, algECDSA                     = 0x0014, 0x0018
+	curveP256, sessionPolicy                = 0x0003, 0x01
+	capProperties, propertyNVBuffer         = 6, 0x12c         // TPM_PT_NV_BUFFER_MAX
+	nvOwnerRead, nvAuthRead                 = 1 << 17, 1 << 18 // TPMA_NV_OWNERREAD, TPMA_NV_AUTHREAD
 )
 
 const (
 	registers      = 24
 	allRegisters   = 1<<registers - 1
-	maxCertificate = 8 << 10 // of one EK certificate's NV index; real ones have 1 to 4 KiB
+	maxCertificate = 8 << 10 // of one certificate's NV index; real ones have 1 to 4 KiB
+	maxTemplate    = 512     // of an attestation key's template in NV; Google's have 88 and 280 bytes
 	maxNVChunk     = 1024    // a reply has to fit into the smallest buffer
 	maxPCRReadings = 24      // three make a set; more only if registers move
-	ekUniqueBytes  = 256     // of the unique field without its length
-	akUniqueBytes  = 4       // two empty coordinates
+	rsaBytes       = 256     // of a modulus and a signature of RSA-2048
 	p256Bytes      = 32
 )
 
@@ -55,10 +58,10 @@ func ekTemplate() []byte {
 	w.u16(algAES).u16(128).u16(algCFB) // symmetric
 	w.u16(algNull)                     // scheme
 	w.u16(2048).u32(0)                 // bits, default exponent
-	return w.sized(make([]byte, ekUniqueBytes)).bytes
+	return w.sized(make([]byte, rsaBytes)).bytes
 }
 
-// akTemplate is the attestation key of docs/spec/evidence.md: nothing in it is free, so the key is the same at every boot.
+// akTemplate is our own attestation key of docs/spec/evidence.md: nothing in it is free, so it is the same at every boot.
 func akTemplate() []byte {
 	// Attributes: fixedTPM fixedParent sensitiveDataOrigin userWithAuth restricted sign. No policy.
 	w := new(writer).u16(algECC).u16(algSHA256).u32(0x00050072).sized(nil)
@@ -67,23 +70,75 @@ func akTemplate() []byte {
 	return w.sized(nil).sized(nil).bytes                       // x, y
 }
 
-// key is a loaded primary key and its TPM2B_PUBLIC.
+// key is a key the TPM has loaded or keeps, and its TPM2B_PUBLIC.
 type key struct {
 	handle uint32
 	public []byte
 }
 
-// createPrimary makes a key in the endorsement hierarchy; it must repeat the template but for the last unique bytes.
-func (t transport) createPrimary(template []byte, unique int) (key, error) {
+// createPrimary makes a key in the endorsement hierarchy; it must repeat the template up to the unique field.
+func (t transport) createPrimary(template []byte) (key, error) {
+	unique, err := uniqueOffset(template)
+	if err != nil {
+		return key{}, err
+	}
 	w := new(writer).sized(make([]byte, 4)) // inSensitive: no userAuth, no data
 	w.sized(template).sized(nil).u32(0)     // inPublic, outsideInfo, creationPCR
 	r := t.run(command{ccCreatePrimary, []uint32{handleEndorsement}, password, w.bytes, true})
 	public := readCreatedPrimary(r)
-	r.expect(bytes.HasPrefix(public, template[:len(template)-unique]))
+	r.expect(bytes.HasPrefix(public, template[:unique]))
 	if r.end() != nil {
+		if r.handle != 0 {
+			_ = t.flush(r.handle) // a key of another kind would take up room at every try
+		}
 		return key{}, r.err
 	}
 	return key{handle: r.handle, public: new(writer).sized(public).bytes}, nil
+}
+
+// uniqueOffset returns where the unique field of a TPMT_PUBLIC begins.
+//
+// Source: TPM 2.0 Part 2, 12.2.4 and 12.2.3; a signing key has no key derivation.
+func uniqueOffset(public []byte) (int, error) {
+	r := &reader{rest: public}
+	kind := r.u16()
+	r.expect(kind == algRSA || kind == algECC)
+	r.raw(6)  // nameAlg, objectAttributes
+	r.sized() // authPolicy
+	if r.u16() != algNull {
+		r.raw(4) // symmetric: keyBits, mode
+	}
+	if r.u16() != algNull {
+		r.raw(2) // scheme: hash
+	}
+	if kind == algRSA {
+		r.raw(6) // keyBits, exponent
+	} else {
+		r.u16() // curve
+		r.expect(r.u16() == algNull)
+	}
+	return len(public) - len(r.rest), r.err
+}
+
+// readPublic returns a key that the TPM keeps at a handle, without a public area if there is none.
+func (t transport) readPublic(handle uint32) (key, error) {
+	r := t.run(command{ccReadPublic, []uint32{handle}, nil, nil, false})
+	if code, refused := r.err.(responseCode); refused && code.is(rcHandle) {
+		return key{}, nil
+	}
+	public := readKeptPublic(r)
+	if r.end() != nil {
+		return key{}, r.err
+	}
+	return key{handle: handle, public: new(writer).sized(public).bytes}, nil
+}
+
+// readKeptPublic returns the TPMT_PUBLIC out of TPM2_ReadPublic's answer.
+func readKeptPublic(r *reader) []byte {
+	public := r.sized()
+	r.sized() // name
+	r.sized() // qualifiedName
+	return public
 }
 
 // readCreatedPrimary returns the TPMT_PUBLIC out of TPM2_CreatePrimary's answer.
@@ -109,19 +164,29 @@ func (t transport) nvChunk() (int, error) {
 }
 
 // readNV returns the content of an NV index, or nil if there is none.
-func (t transport) readNV(index uint32, chunk int) ([]byte, error) {
+func (t transport) readNV(index uint32, chunk, longest int) ([]byte, error) {
 	r := t.run(command{ccNVReadPublic, []uint32{index}, nil, nil, false})
 	if code, refused := r.err.(responseCode); refused && code.is(rcHandle) {
 		return nil, nil
 	}
 	attributes, size := readNVPublic(r, index)
-	if r.expect(size <= maxCertificate); r.end() != nil {
+	if r.expect(size <= longest); r.end() != nil {
 		return nil, r.err
 	}
-	authorisation := index
-	if attributes&nvAuthRead == 0 {
-		authorisation = handleOwner
+	// As the owner first: of Azure's certificate only the platform knows the index's own password.
+	authorisation := uint32(handleOwner)
+	if attributes&nvOwnerRead == 0 {
+		authorisation = index
 	}
+	content, err := t.readNVAs(authorisation, index, size, chunk)
+	if code, refused := err.(responseCode); refused && code.is(rcBadAuth) && attributes&nvAuthRead != 0 {
+		content, err = t.readNVAs(index, index, size, chunk)
+	}
+	return content, err
+}
+
+// readNVAs reads size bytes of an NV index with the empty password of the owner or of the index itself.
+func (t transport) readNVAs(authorisation, index uint32, size, chunk int) ([]byte, error) {
 	content := make([]byte, 0, size)
 	for len(content) < size {
 		part := uint16(min(chunk, size-len(content)))
@@ -236,8 +301,16 @@ func (t transport) quote(ak uint32, extraData []byte, b bank) (attest, signature
 func readQuote(r *reader) (attest, signature []byte) {
 	attest = r.sized()
 	signature = r.rest
-	r.expect(r.u16() == algECDSA && r.u16() == algSHA256)
-	r.expect(len(r.sized()) <= p256Bytes && len(r.sized()) <= p256Bytes)
+	scheme := r.u16()
+	r.expect(r.u16() == algSHA256)
+	switch scheme {
+	case algECDSA:
+		r.expect(len(r.sized()) <= p256Bytes && len(r.sized()) <= p256Bytes)
+	case algRSASSA:
+		r.expect(len(r.sized()) <= rsaBytes)
+	default:
+		r.expect(false)
+	}
 	return attest, signature
 }
 

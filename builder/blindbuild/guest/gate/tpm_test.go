@@ -39,8 +39,9 @@ func setSize(message []byte) []byte {
 	return message
 }
 
-// The first three commands are those seen in swtpm's log when tpm2-tools 5.4 sends them (tpm2_pcrread sha256:all,
-// tpm2_flushcontext 0x80000001, tpm2_nvreadpublic 0x1c00002). The quote is written after Part 3: the tool uses a session.
+// The first four commands are those seen in swtpm's log when tpm2-tools 5.4 sends them (tpm2_pcrread sha256:all,
+// tpm2_flushcontext 0x80000001, tpm2_nvreadpublic 0x1c00002, tpm2_readpublic -c 0x81000003). The quote is written after
+// Part 3: the tool uses a session.
 func TestCommandsHaveTheBytesOtherToolsSend(t *testing.T) {
 	var sent []byte
 	record := transport(func(command []byte) ([]byte, error) {
@@ -55,9 +56,13 @@ func TestCommandsHaveTheBytesOtherToolsSend(t *testing.T) {
 	if want := unhex(t, "8001 0000000e 00000165 80000001"); !bytes.Equal(sent, want) {
 		t.Errorf("TPM2_FlushContext: %x", sent)
 	}
-	_, _ = record.readNV(0x01c00002, 512)
+	_, _ = record.readNV(0x01c00002, 512, maxCertificate)
 	if want := unhex(t, "8001 0000000e 00000169 01c00002"); !bytes.Equal(sent, want) {
 		t.Errorf("TPM2_NV_ReadPublic: %x", sent)
+	}
+	_, _ = record.readPublic(0x81000003)
+	if want := unhex(t, "8001 0000000e 00000173 81000003"); !bytes.Equal(sent, want) {
+		t.Errorf("TPM2_ReadPublic: %x", sent)
 	}
 	_, _, _ = record.quote(0x80000001, []byte{1, 2, 3}, banks["sha384"])
 	want := "8002 0000002c 00000158 80000001 00000009 40000009 0000 00 0000 0003 010203 0010 00000001 000c 03 ffffff"
@@ -107,7 +112,17 @@ func wellFormed(t *testing.T) map[string]struct {
 			r.expect(counter == 7 && selected == 1<<0|1<<23 && len(values) == 2)
 			return r.end()
 		}},
-		"Quote": {unhex(t, "0003 aabbcc 0018 000b 0002 0102 0001 03"), func(b []byte) error {
+		"ReadPublic": {unhex(t, "0002 aaaa 0003 bbbbbb 0001 cc"), func(b []byte) error {
+			r := &reader{rest: b}
+			r.expect(bytes.Equal(readKeptPublic(r), []byte{0xaa, 0xaa}))
+			return r.end()
+		}},
+		"Quote with ECDSA": {unhex(t, "0003 aabbcc 0018 000b 0002 0102 0001 03"), func(b []byte) error {
+			r := &reader{rest: b}
+			readQuote(r)
+			return r.end()
+		}},
+		"Quote with RSASSA": {unhex(t, "0003 aabbcc 0014 000b 0002 0102"), func(b []byte) error {
 			r := &reader{rest: b}
 			readQuote(r)
 			return r.end()
@@ -127,6 +142,19 @@ func TestEveryCutOrLongerReplyIsRefused(t *testing.T) {
 		}
 		if err := form.read(append(bytes.Clone(form.bytes), 0)); err != errReply {
 			t.Errorf("%s with a byte more: %v", name, err)
+		}
+	}
+}
+
+func TestASignatureOfAnotherSchemeIsNoQuotes(t *testing.T) {
+	long := hex.EncodeToString(make([]byte, rsaBytes+1))
+	for _, signature := range []string{
+		"0016 000b 0002 0102", "0014 0004 0002 0102", "0018 000c 0001 01 0001 01", "0010", "0005 000b 0001 01",
+		"0014 000b 0101" + long, "0018 000b 0021" + long[:66] + "0001 01",
+	} {
+		r := &reader{rest: unhex(t, "0001 aa"+signature)}
+		if readQuote(r); r.end() != errReply {
+			t.Errorf("%s was taken", signature)
 		}
 	}
 }
@@ -241,6 +269,7 @@ func FuzzReply(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, bytes []byte) {
 		for _, c := range []command{{}, {newHandle: true}, {sessions: password}, {sessions: []uint32{1, 2}, newHandle: true}} {
 			readCreatedPrimary(c.parseReply(bytes))
+			readKeptPublic(c.parseReply(bytes))
 			readNVPublic(c.parseReply(bytes), 1)
 			readQuote(c.parseReply(bytes))
 			banks["sha512"].readReadings(c.parseReply(bytes))
