@@ -15,7 +15,7 @@ from blindbuild.client.advice import BUSY, LOST, NO_TLS, OTHER_SERVER, SLOW, UNR
 from blindbuild.client.expectation import Expecting
 from blindbuild.client.httpx_streams import AsyncAttestingBackend, AttestingBackend, in_thread
 from blindbuild.client.judge import DEFAULT_REFRESH_S, IDLE_S, MAX_CONNECTIONS, Judge
-from blindbuild.client.transport import DEFAULT_PORT, DEFAULT_TIMEOUT_S, Address, tls_context
+from blindbuild.client.transport import DEFAULT_TIMEOUT_S, Address, default_port, tls_context
 from blindbuild.errors import UsageError, VerificationError
 
 _ALLOWED = frozenset({"auth", "cookies", "default_encoding", "event_hooks", "headers", "params", "timeout"})
@@ -37,7 +37,7 @@ class Pool:
     Args:
         library: httpx or httpx2.
         core: its httpcore.
-        url: `https://host[:port]`.
+        url: `https://host[:port]`; also `http://` for an image whose requests are sealed.
         expecting: what to judge by, or what gives it.
         refresh_s: how long what a callable gave counts for connections that were judged already.
         max_connections: at once.
@@ -57,7 +57,7 @@ class Pool:
     ) -> None:
         self.library = library
         self.core = core
-        self.judge = Judge(Address.parse(url), expecting, refresh_s=refresh_s)
+        self.judge = Judge(Address.parse(url, plain=True), expecting, refresh_s=refresh_s)
         backend: Any
         if asynchronous:
             pool, backend = core.AsyncConnectionPool, AsyncAttestingBackend(core.AnyIOBackend(), self.judge)
@@ -78,10 +78,12 @@ class Pool:
             VerificationError: it is for another one, such as a redirect's; nothing is sent.
         """
         self._check_server(request.url)
-        url = request.url
+        url, address = request.url, self.judge.address
+        # with TLS for the pool in any case: only there a backend can put in a connection that was judged
+        pooled = self.core.URL(scheme=b"https", host=url.raw_host, port=address.port, target=url.raw_path)
         return self.core.Request(
             method=request.method,
-            url=self.core.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            url=pooled,
             headers=request.headers.raw,
             content=request.stream,
             extensions=request.extensions,
@@ -110,10 +112,10 @@ class Pool:
 
     def _check_server(self, url: Any) -> None:
         address = self.judge.address
-        asked = (url.scheme, url.host.lower(), url.port or DEFAULT_PORT)
-        if asked != ("https", address.host.lower(), address.port):
+        asked = (url.scheme, url.host.lower(), url.port or default_port(tls=address.tls))
+        if asked != (address.scheme, address.host.lower(), address.port):
             raise VerificationError(
-                f"expected a request to https://{address}, got one to {url.scheme}://{url.netloc.decode()[:200]}",
+                f"expected a request to {address.url}, got one to {url.scheme}://{url.netloc.decode()[:200]}",
                 step="C5",
                 reason="other-server",
                 hint=OTHER_SERVER.text,
@@ -149,7 +151,8 @@ class _Pooled:
     """Sends requests to one server, over connections that were judged.
 
     Args:
-        url: `https://host[:port]`, the only server there is.
+        url: `https://host[:port]`, the only server there is; also `http://` for an image whose requests are
+            sealed.
         expectation: what to judge by, or what gives it: it is called at each attestation, and again for a
             connection in use when it was last called `refresh_s` ago.
         refresh_s: seconds.
@@ -242,7 +245,7 @@ def client_options(url: str, options: dict[str, Any]) -> dict[str, Any]:
     return {
         "timeout": DEFAULT_TIMEOUT_S,
         **options,
-        "base_url": f"https://{Address.parse(url)}",
+        "base_url": Address.parse(url, plain=True).url,
         "trust_env": False,
         "follow_redirects": False,
     }

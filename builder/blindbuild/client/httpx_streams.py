@@ -2,7 +2,8 @@
 
 httpx sends through httpcore, whose pool takes a *network backend*. This one connects as usual, and where the
 pool asks for TLS it has the whole exchange with the server; only then does the pool get a stream. The stream
-asks its verdict before every write, so that no mistake of the pool can send data to somebody not judged.
+asks its verdict before every write, so that no mistake of the pool can send data to somebody not judged. For
+an image whose requests are sealed the streams are those of httpx_sealed.
 Nothing of httpcore is imported here: httpcore and httpcore2 have the same interface.
 
 Why not a client of our own: pooling, timeouts and HTTP/1.1 are httpcore's and h11's already, in the program
@@ -24,7 +25,7 @@ from blindbuild.errors import ChannelError
 from blindbuild.verify import RecordedSession
 
 _CHUNK = 64 << 10  # bytes
-_READABLE = "is_readable"  # httpcore asks it of an idle connection, and closes one that says yes
+READABLE = "is_readable"  # httpcore asks it of an idle connection, and closes one that says yes
 _MOMENT_S = 0.2  # for a record of TLS that is there to be read whole
 _T = TypeVar("_T")
 
@@ -67,7 +68,7 @@ class AttestedStream:
 
     def get_extra_info(self, info: str) -> Any:
         """Return what httpcore asks for; an idle connection whose verdict has ended looks cut."""
-        if info == _READABLE and not self._judge.stands(self._verdict):
+        if info == READABLE and not self._judge.stands(self._verdict):
             return True
         return self._inner.get_extra_info(info)
 
@@ -110,7 +111,7 @@ class AsyncAttestedStream:
 
     def get_extra_info(self, info: str) -> Any:
         """Return what httpcore asks for; an idle connection whose verdict has ended looks cut."""
-        if info == _READABLE and not self._judge.stands(self._verdict):
+        if info == READABLE and not self._judge.stands(self._verdict):
             return True
         return self._inner.get_extra_info(info)
 
@@ -127,10 +128,15 @@ class AttestingBackend:
         self._judge = judge
 
     def connect_tcp(self, host: str, port: int, timeout: float | None = None, **more: Any) -> Any:
-        """Connect to the one server; nothing is sent yet."""
+        """Connect to the one server; nothing is sent yet, and what is sealed connects later."""
         address = self._judge.address
         _same_server(address, host, port)
         prepared = self._judge.prepare()  # what was published is judged before a server is asked
+        if prepared.sealed:
+            from blindbuild.client.httpx_sealed import Carrier, Unjudged
+
+            return Unjudged(Carrier(self._inner, address), prepared, self._judge)
+        address.check_tls()
         return _Plain(self._inner.connect_tcp(host, port, timeout, **more), prepared, self._judge)
 
     def connect_unix_socket(self, path: str, *_arguments: Any, **_more: Any) -> Any:
@@ -150,10 +156,15 @@ class AsyncAttestingBackend:
         self._judge = judge
 
     async def connect_tcp(self, host: str, port: int, timeout: float | None = None, **more: Any) -> Any:
-        """Connect to the one server; nothing is sent yet."""
+        """Connect to the one server; nothing is sent yet, and what is sealed connects later."""
         address = self._judge.address
         _same_server(address, host, port)
         prepared = await in_thread(self._judge.prepare)
+        if prepared.sealed:
+            from blindbuild.client.httpx_sealed import AsyncCarrier, AsyncUnjudged
+
+            return AsyncUnjudged(AsyncCarrier(self._inner, address), prepared, self._judge)
+        address.check_tls()
         return _AsyncPlain(await self._inner.connect_tcp(host, port, timeout, **more), prepared, self._judge)
 
     async def connect_unix_socket(self, path: str, *_arguments: Any, **_more: Any) -> Any:
@@ -187,7 +198,7 @@ class _Plain:
             tls = stream.get_extra_info("socket")
             peer = read_peer(str(self._judge.address), tls.getpeercert(binary_form=True), tls.version())
             with recorded(self._prepared.expectation, peer.server):
-                session = self._exchange(stream, peer, _wait(timeout))
+                session = self._exchange(stream, peer, limited(timeout))
             return AttestedStream(stream, judge(self._prepared, session, peer), self._judge)
         except BaseException:
             stream.close()
@@ -232,11 +243,11 @@ class _AsyncPlain:
             tls = stream.get_extra_info("ssl_object")
             peer = read_peer(str(self._judge.address), tls.getpeercert(binary_form=True), tls.version())
             with recorded(self._prepared.expectation, peer.server):
-                session = await self._exchange(stream, peer, _wait(timeout))
+                session = await self._exchange(stream, peer, limited(timeout))
             verdict = await in_thread(lambda: judge(self._prepared, session, peer))
             return AsyncAttestedStream(stream, verdict, self._judge)
         except BaseException:
-            await _close_shielded(stream)
+            await close_shielded(stream)
             raise
 
     async def _exchange(self, stream: Any, peer: Peer, wait_s: float) -> RecordedSession:
@@ -266,7 +277,8 @@ def _same_server(address: Address, host: str, port: int) -> None:
         raise channel_error(f"expected to connect to {address}, got {host[:200]}:{port}", OTHER_SERVER)
 
 
-def _wait(timeout: float | None) -> float:
+def limited(timeout: float | None) -> float:
+    """Return the limit of a wait before the verdict."""
     # no limit at all would let a silent server hold the program before it has proven anything
     return DEFAULT_TIMEOUT_S if timeout is None else timeout
 
@@ -284,7 +296,7 @@ async def _check_silence_async(inner: Any) -> None:
     import anyio
 
     data: bytes | None = _decrypted(inner.get_extra_info("ssl_object")) or None
-    if data is None and inner.get_extra_info(_READABLE):
+    if data is None and inner.get_extra_info(READABLE):
         with anyio.move_on_after(_MOMENT_S):
             data = await inner.read(1)
     if data == b"":
@@ -308,7 +320,8 @@ async def in_thread(work: Callable[[], _T]) -> _T:
     return await anyio.to_thread.run_sync(work)
 
 
-async def _close_shielded(stream: Any) -> None:
+async def close_shielded(stream: Any) -> None:
+    """Close a stream, also for somebody who is being cancelled."""
     import anyio
 
     with anyio.CancelScope(shield=True):

@@ -3,7 +3,8 @@
     client = attested_client("https://host", expectation)
     OpenAI(base_url="https://host/v1", http_client=client, max_retries=0)
 
-Each new connection is attested after its handshake; a request goes over the very connection that was judged.
+Each new connection is attested after its handshake; a request goes over the very connection that was judged,
+or is sealed to the key that was.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def attested_client(
     """Return a client of one attested server.
 
     Args:
-        url: `https://host[:port]`; relative addresses of requests are below it.
+        url: `https://host[:port]`, also `http://` for an image whose requests are sealed; relative addresses
+            of requests are below it.
         expectation: what to judge by, or what gives it; see `Sender`.
         refresh_s: seconds; see `Sender`.
         options: of `httpx.Client`; what would lead data elsewhere, such as `proxy`, is refused. `timeout`

@@ -1,0 +1,375 @@
+"""Streams for httpx's connection pool whose requests are sealed, so that TLS may end before the image.
+
+As in httpx_streams the pool gets a stream only when the image was judged. What it writes there goes to no
+network: it is kept until the pool wants the answer, sealed to the attested key, and carried as the body of
+another request by whoever stands before the image. What the pool then reads was opened.
+
+One stream of the pool is one session of the image. The connection that carries it may end and be opened anew
+between two requests: what proves where the data goes is the seal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from blindbuild.client.attest import MAX_RESPONSE
+from blindbuild.client.exchange import Prepared, Question, ask
+from blindbuild.client.forwarded import forwarding_context, server_name
+from blindbuild.client.http1 import Response, read_with
+from blindbuild.client.http1_forwarded import reading_forwarded
+from blindbuild.client.httpx_streams import READABLE, close_shielded, in_thread, limited
+from blindbuild.client.judge import Judge
+from blindbuild.client.sealed import MAX_REQUEST, SealedRequest, Sealer, read_opened
+from blindbuild.client.transport import Address, Peer
+from blindbuild.client.verdict import Verdict, judge, recorded
+from blindbuild.errors import ChannelError
+from blindbuild.verify import RecordedSession
+
+_CHUNK = 64 << 10  # bytes
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Time limits in seconds, each for one wait; None is none."""
+
+    connect_s: float | None
+    write_s: float | None
+    read_s: float | None
+
+
+class SealedTurns:
+    """One request after the other, as a pool writes them, and their answers: no input or output.
+
+    Args:
+        session: what was judged.
+        verdict: that it was accepted.
+        judge: knows whether the verdict is still current.
+    """
+
+    def __init__(self, session: RecordedSession, verdict: Verdict, judge: Judge) -> None:
+        self._sealer = Sealer(session)
+        self._verdict = verdict
+        self._judge = judge
+        self._request = bytearray()
+        self._answer = memoryview(b"")
+
+    def write(self, buffer: bytes) -> None:
+        """Keep a part of a request.
+
+        Raises:
+            ChannelError: the verdict does not stand any more, or the request is too long for any gate.
+        """
+        self._check()
+        if len(self._request) + len(buffer) > MAX_REQUEST:
+            raise ChannelError(f"expected a request of at most {MAX_REQUEST} bytes, got more")
+        self._request += buffer
+
+    def seal(self) -> SealedRequest | None:
+        """Return the request that was written, to be sent once; None if nothing was written.
+
+        Raises:
+            ChannelError: the verdict does not stand any more: making the request may have taken long.
+        """
+        if not self._request:
+            return None
+        self._check()
+        request, self._request = bytes(self._request), bytearray()
+        return self._sealer.seal(request)
+
+    def open(self, sealed: SealedRequest, outer: Response) -> None:
+        """Open what came back.
+
+        Raises:
+            VerificationError: step C3, as `SealedRequest.answer` and `read_opened`.
+            ChannelError: there is no sealed answer.
+        """
+        answer = sealed.answer(outer)
+        read_opened(answer, max_body=MAX_RESPONSE)
+        self._answer = memoryview(answer)
+
+    def read(self, max_bytes: int) -> bytes:
+        """Return the next part of the answer that was opened, empty at its end."""
+        part, self._answer = self._answer[:max_bytes], self._answer[max_bytes:]
+        return bytes(part)
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return what a pool asks for; an idle connection whose verdict has ended looks cut."""
+        return not self._judge.stands(self._verdict) if info == READABLE else None
+
+    def _check(self) -> None:
+        self._verdict.check()
+        self._judge.check(self._verdict)
+
+
+class Carrier:
+    """Asks whoever stands before the image, on a connection that is opened anew when it has ended.
+
+    Args:
+        backend: httpcore's own, which opens connections.
+        address: the only one that is asked.
+    """
+
+    def __init__(self, backend: Any, address: Address) -> None:
+        self._backend = backend
+        self.address = address
+        self._stream: Any = None
+
+    def ask(self, question: Question, waits: Waits) -> Response:
+        """Send one request and read its answer; it is not sent a second time.
+
+        Raises:
+            ChannelError: the answer is a redirect, too long, or none.
+        """
+        stream = self._usable(waits.connect_s)
+        try:
+            stream.write(question.written(host=str(self.address)), waits.write_s)
+            reader = reading_forwarded(max_body=question.max_body)
+            answer = read_with(reader, lambda: stream.read(_CHUNK, waits.read_s))
+        except BaseException:
+            self.close()
+            raise
+        if not answer.again:
+            self.close()
+        return answer.response
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+
+    def _usable(self, wait_s: float | None) -> Any:
+        # an end, or something that nobody asked for
+        if self._stream is not None and self._stream.get_extra_info(READABLE):
+            self.close()
+        if self._stream is None:
+            self._stream = self._connect(wait_s)
+        return self._stream
+
+    def _connect(self, wait_s: float | None) -> Any:
+        stream = self._backend.connect_tcp(self.address.host, self.address.port, wait_s)
+        if not self.address.tls:
+            return stream
+        try:
+            return stream.start_tls(forwarding_context(), server_name(self.address), wait_s)
+        except BaseException:
+            stream.close()
+            raise
+
+
+class AsyncCarrier:
+    """The same, awaited."""
+
+    def __init__(self, backend: Any, address: Address) -> None:
+        self._backend = backend
+        self.address = address
+        self._stream: Any = None
+
+    async def ask(self, question: Question, waits: Waits) -> Response:
+        """Send one request and read its answer; see `Carrier.ask`."""
+        stream = await self._usable(waits.connect_s)
+        try:
+            await stream.write(question.written(host=str(self.address)), waits.write_s)
+            reader = reading_forwarded(max_body=question.max_body)
+            answer = await _read_with(reader, lambda: stream.read(_CHUNK, waits.read_s))
+        except BaseException:
+            await self.aclose()
+            raise
+        if not answer.again:
+            await self.aclose()
+        return answer.response
+
+    async def aclose(self) -> None:
+        """Close the connection, if there is one."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await close_shielded(stream)
+
+    async def _usable(self, wait_s: float | None) -> Any:
+        if self._stream is not None and self._stream.get_extra_info(READABLE):
+            await self.aclose()
+        if self._stream is None:
+            self._stream = await self._connect(wait_s)
+        return self._stream
+
+    async def _connect(self, wait_s: float | None) -> Any:
+        stream = await self._backend.connect_tcp(self.address.host, self.address.port, wait_s)
+        if not self.address.tls:
+            return stream
+        try:
+            return await stream.start_tls(forwarding_context(), server_name(self.address), wait_s)
+        except BaseException:
+            await close_shielded(stream)
+            raise
+
+
+class SealedStream:
+    """A session with an image that was judged, as httpcore's pool uses it."""
+
+    def __init__(self, carrier: Carrier, turns: SealedTurns, connect_s: float) -> None:
+        self._carrier = carrier
+        self._turns = turns
+        self._connect_s = connect_s
+        self._write_s: float | None = None
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Keep a part of a request, if the verdict still holds; see `SealedTurns.write`."""
+        self._turns.write(buffer)
+        self._write_s = timeout
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Send the request that was written, sealed, and return what was in its answer.
+
+        Raises:
+            VerificationError: as `SealedTurns.open`.
+            ChannelError: the verdict does not hold any more, or there is no sealed answer.
+        """
+        sealed = self._turns.seal()
+        if sealed is not None:
+            waits = Waits(self._connect_s, self._write_s, timeout)
+            self._turns.open(sealed, self._carrier.ask(sealed.question(max_body=MAX_RESPONSE), waits))
+        return self._turns.read(max_bytes)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._carrier.close()
+
+    def start_tls(self, *_arguments: Any, **_more: Any) -> Any:
+        """Refuse: what is sealed needs no TLS."""
+        raise ChannelError("expected no second TLS inside an attested connection")
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return what httpcore asks for; see `SealedTurns.get_extra_info`."""
+        return self._turns.get_extra_info(info)
+
+
+class AsyncSealedStream:
+    """The same for httpcore's asynchronous pool."""
+
+    def __init__(self, carrier: AsyncCarrier, turns: SealedTurns, connect_s: float) -> None:
+        self._carrier = carrier
+        self._turns = turns
+        self._connect_s = connect_s
+        self._write_s: float | None = None
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Keep a part of a request, if the verdict still holds; see `SealedTurns.write`."""
+        self._turns.write(buffer)
+        self._write_s = timeout
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Send the request that was written, sealed, and return what was in its answer.
+
+        Raises:
+            VerificationError: as `SealedTurns.open`.
+            ChannelError: the verdict does not hold any more, or there is no sealed answer.
+        """
+        sealed = self._turns.seal()
+        if sealed is not None:
+            waits = Waits(self._connect_s, self._write_s, timeout)
+            self._turns.open(sealed, await self._carrier.ask(sealed.question(max_body=MAX_RESPONSE), waits))
+        return self._turns.read(max_bytes)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._carrier.aclose()
+
+    async def start_tls(self, *_arguments: Any, **_more: Any) -> Any:
+        """Refuse: what is sealed needs no TLS."""
+        raise ChannelError("expected no second TLS inside an attested connection")
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return what httpcore asks for; see `SealedTurns.get_extra_info`."""
+        return self._turns.get_extra_info(info)
+
+
+class Unjudged:
+    """What a pool takes for a connection without TLS: it becomes a stream that seals, or is closed."""
+
+    def __init__(self, carrier: Carrier, prepared: Prepared, judge: Judge) -> None:
+        self._carrier = carrier
+        self._prepared = prepared
+        self._judge = judge
+
+    def start_tls(self, *, timeout: float | None = None, **_more: Any) -> SealedStream:
+        """Connect, have the exchange and judge it.
+
+        Args:
+            timeout: for connecting, and for each wait after it.
+            _more: for the TLS that the pool believes in; whether there is any, the address says.
+        """
+        wait_s, server = limited(timeout), str(self._carrier.address)
+        waits = Waits(wait_s, wait_s, wait_s)
+        try:
+            with recorded(self._prepared.expectation, server):
+                session = ask(
+                    self._prepared.exchange(None), lambda question: self._carrier.ask(question, waits)
+                )
+            verdict = judge(self._prepared, session, Peer(server, session.spki))
+            return SealedStream(self._carrier, SealedTurns(session, verdict, self._judge), wait_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._carrier.close()
+
+    def get_extra_info(self, _info: str) -> None:
+        """Return nothing: there is nothing to know of it yet."""
+
+
+class AsyncUnjudged:
+    """The same for httpcore's asynchronous pool."""
+
+    def __init__(self, carrier: AsyncCarrier, prepared: Prepared, judge: Judge) -> None:
+        self._carrier = carrier
+        self._prepared = prepared
+        self._judge = judge
+
+    async def start_tls(self, *, timeout: float | None = None, **_more: Any) -> AsyncSealedStream:
+        """Connect, have the exchange and judge it; see `Unjudged.start_tls`."""
+        wait_s, server = limited(timeout), str(self._carrier.address)
+        waits = Waits(wait_s, wait_s, wait_s)
+        try:
+            with recorded(self._prepared.expectation, server):
+                session = await _ask(
+                    self._prepared.exchange(None), lambda question: self._carrier.ask(question, waits)
+                )
+            verdict = await in_thread(lambda: judge(self._prepared, session, Peer(server, session.spki)))
+            return AsyncSealedStream(self._carrier, SealedTurns(session, verdict, self._judge), wait_s)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._carrier.aclose()
+
+    def get_extra_info(self, _info: str) -> None:
+        """Return nothing: there is nothing to know of it yet."""
+
+
+async def _ask(
+    questions: Generator[Question, Response, _T], answer: Callable[[Question], Awaitable[Response]]
+) -> _T:
+    """Have an exchange, as `exchange.ask`, awaited."""
+    try:
+        question = next(questions)
+        while True:
+            question = questions.send(await answer(question))
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+
+
+async def _read_with(reader: Generator[None, bytes, _T], receive: Callable[[], Awaitable[bytes]]) -> _T:
+    """Read an answer, as `http1.read_with`, awaited."""
+    next(reader)
+    try:
+        while True:
+            reader.send(await receive())
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
