@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import importlib
 import json
 import ssl
 import subprocess
@@ -12,11 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Any
 
-import httpx
-import httpx2
 import openai
 import pytest
 
@@ -28,10 +24,9 @@ from tests.fakes.attester import Attester, TlsKey
 from tests.fakes.published import NOW, honest_boot, log_bytes
 from tests.fakes.recording_server import RecordingServer, Request, answer
 from tests.fakes.world import TEST_POLICY, pinned_trust, publisher, tpm
+from tests.integration.httpx_driver import DRIVERS, LIBRARIES, SECRET, Driver, post
 
 LOG = log_bytes(honest_boot())
-LIBRARIES: dict[str, ModuleType] = {"httpx": httpx, "httpx2": httpx2}
-SECRET = b"the patient's name"
 
 
 def honest(**changes) -> Attester:
@@ -45,39 +40,9 @@ def expectation(**changes) -> Expectation:
     return dataclasses.replace(base, **changes)
 
 
-class Driver:
-    """One way to send requests: a library, and whether it is awaited."""
-
-    def __init__(self, name: str, *, awaited: bool) -> None:
-        self.library: Any = LIBRARIES[name]
-        self.module = importlib.import_module(f"blindbuild.client.{name}_transport")
-        self.awaited = awaited
-
-    def client(self, url: str, expecting, **options) -> Any:
-        make = self.module.attested_async_client if self.awaited else self.module.attested_client
-        return make(url, expecting, **options)
-
-    def run(self, client: Any, *calls: Callable[[Any], Any]) -> list[Any]:
-        """Make calls one after the other with one client, which is closed at the end."""
-        if not self.awaited:
-            with client:
-                return [call(client) for call in calls]
-
-        async def all_of_them() -> list[Any]:
-            async with client:
-                return [await call(client) for call in calls]
-
-        return asyncio.run(all_of_them())
-
-
-@pytest.fixture(params=["httpx", "httpx async", "httpx2", "httpx2 async"])
+@pytest.fixture(params=DRIVERS)
 def driver(request: pytest.FixtureRequest) -> Driver:
-    name, _, kind = request.param.partition(" ")
-    return Driver(name, awaited=bool(kind))
-
-
-def post(body: bytes = SECRET, path: str = "/v1/hello", **more) -> Callable[[Any], Any]:
-    return lambda client: client.post(path, content=body, **more)
+    return Driver.named(request.param)
 
 
 # --- the good case
@@ -413,10 +378,18 @@ def test_a_client_that_would_send_elsewhere_cannot_be_made(driver: Driver, name:
         driver.client("https://host", expectation(), proxies={})
 
 
-@pytest.mark.parametrize("url", ["http://host", "https://user@host", "https://host/path", "host"])
+@pytest.mark.parametrize("url", ["ftp://host", "https://user@host", "https://host/path", "host"])
 def test_an_address_that_is_no_server_is_refused(driver: Driver, url: str) -> None:
     with pytest.raises(ChannelError, match="expected https://"):
         driver.client(url, expectation())
+
+
+def test_plain_http_is_for_sealed_requests_only(driver: Driver) -> None:
+    with RecordingServer(honest()) as server:
+        error = refused(driver, server.url.replace("https:", "http:"), expectation())
+        assert isinstance(error, ChannelError)
+        assert "expected https://HOST or https://HOST:PORT" in error.message
+        assert server.visits == []
 
 
 def test_no_keys_are_written_to_a_key_log(driver: Driver, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

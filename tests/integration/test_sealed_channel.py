@@ -460,6 +460,9 @@ def test_plain_http_is_for_sealed_requests_only(machine: SealedMachine) -> None:
     with Middle(machine.gate.port, tls=None) as middle:
         with refusing("expected https://HOST or https://HOST:PORT", ChannelError):
             attest(middle.url, tls)
+        with refusing("expected https://HOST or https://HOST:PORT", ChannelError):
+            with AttestedPool(middle.url, tls).lend():
+                pass
     assert middle.paths == []
 
 
@@ -510,11 +513,14 @@ def test_the_command_line_says_that_somebody_put_in_a_key(
     record("C3:other-hpke-key")
 
 
-def test_programs_that_know_nothing_of_it_go_through_the_local_proxy(machine: SealedMachine) -> None:
+@pytest.mark.parametrize("tls", [ssl.TLSVersion.TLSv1_3, None], ids=["https", "http"])
+def test_programs_that_know_nothing_of_it_go_through_the_local_proxy(
+    machine: SealedMachine, tls: ssl.TLSVersion | None
+) -> None:
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     with (
-        Middle(machine.gate.port) as middle,
+        Middle(machine.gate.port, tls=tls) as middle,
         contextlib.closing(AttestedPool(middle.url, machine.expectation, timeout_s=20)) as pool,
         serving(Proxy(pool, Access("127.0.0.1", port)), listener, same_user_only=True),
         contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as program,
