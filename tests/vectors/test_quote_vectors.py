@@ -160,6 +160,8 @@ def test_a_cloud_machines_quotes_are_read(bank: str) -> None:
     # the values are right in every bank; a policy of ours never asks for sha1
     assert reasons == set()
     assert parsed.extra_data == b"\x90\x09"
+    assert key.attributes == 0x00050072
+    assert parsed.qualified_signer == key.qualified_name()
 
 
 def test_a_cloud_machines_certificate_leads_to_its_root() -> None:
