@@ -18,8 +18,10 @@ from blindbuild.client.transport import (
     DEFAULT_TIMEOUT_S,
     Address,
     HttpConnection,
+    connect,
     refuse_early_answer,
     send_whole,
+    shake_hands,
     tls_context,
 )
 from blindbuild.errors import ChannelError
@@ -87,20 +89,10 @@ class ForwardedConnection(HttpConnection):
         return self._stream
 
     def _connect(self) -> socket.socket:
-        try:
-            plain = socket.create_connection((self.address.host, self.address.port), timeout=self._timeout_s)
-        except (OSError, UnicodeError) as error:  # the latter for names that IDNA cannot encode, as a..b
-            raise ChannelError(f"{self.address}: cannot connect: {error}") from error
+        plain = connect(self.address, timeout_s=self._timeout_s)
         if not self.address.tls:
             return plain
-        try:
-            return forwarding_context().wrap_socket(plain, server_hostname=server_name(self.address))
-        except OSError as error:
-            plain.close()
-            raise ChannelError(f"{self.address}: cannot speak TLS: {error}") from error
-        except BaseException:
-            plain.close()
-            raise
+        return shake_hands(plain, self.address, forwarding_context(), server_name=server_name(self.address))
 
 
 def forwarding_context() -> ssl.SSLContext:

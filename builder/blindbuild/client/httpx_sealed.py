@@ -28,6 +28,8 @@ from blindbuild.errors import ChannelError
 from blindbuild.verify import RecordedSession
 
 _CHUNK = 64 << 10  # bytes
+_Asked = TypeVar("_Asked")
+_Given = TypeVar("_Given")
 _T = TypeVar("_T")
 
 
@@ -174,7 +176,7 @@ class AsyncCarrier:
         try:
             await stream.write(question.written(host=str(self.address)), waits.write_s)
             reader = reading_forwarded(max_body=question.max_body)
-            answer = await _read_with(reader, lambda: stream.read(_CHUNK, waits.read_s))
+            answer = await _drive(reader, lambda _: stream.read(_CHUNK, waits.read_s))
         except BaseException:
             await self.aclose()
             raise
@@ -318,9 +320,6 @@ class Unjudged:
         """Close the connection."""
         self._carrier.close()
 
-    def get_extra_info(self, _info: str) -> None:
-        """Return nothing: there is nothing to know of it yet."""
-
 
 class AsyncUnjudged:
     """The same for httpcore's asynchronous pool."""
@@ -336,7 +335,7 @@ class AsyncUnjudged:
         waits = Waits(wait_s, wait_s, wait_s)
         try:
             with recorded(self._prepared.expectation, server):
-                session = await _ask(
+                session = await _drive(
                     self._prepared.exchange(None), lambda question: self._carrier.ask(question, waits)
                 )
             verdict = await in_thread(lambda: judge(self._prepared, session, Peer(server, session.spki)))
@@ -349,27 +348,12 @@ class AsyncUnjudged:
         """Close the connection."""
         await self._carrier.aclose()
 
-    def get_extra_info(self, _info: str) -> None:
-        """Return nothing: there is nothing to know of it yet."""
 
-
-async def _ask(
-    questions: Generator[Question, Response, _T], answer: Callable[[Question], Awaitable[Response]]
-) -> _T:
-    """Have an exchange, as `exchange.ask`, awaited."""
+async def _drive(talk: Generator[_Asked, _Given, _T], answer: Callable[[_Asked], Awaitable[_Given]]) -> _T:
+    """Give a generator what it asks for, until it returns: `exchange.ask` and `http1.read_with`, awaited."""
     try:
-        question = next(questions)
+        asked = next(talk)
         while True:
-            question = questions.send(await answer(question))
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
-
-
-async def _read_with(reader: Generator[None, bytes, _T], receive: Callable[[], Awaitable[bytes]]) -> _T:
-    """Read an answer, as `http1.read_with`, awaited."""
-    next(reader)
-    try:
-        while True:
-            reader.send(await receive())
+            asked = talk.send(await answer(asked))
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]

@@ -195,19 +195,8 @@ class Connection(HttpConnection):
             ChannelError: no connection, no TLS 1.3, or no certificate with a readable key.
         """
         address = Address.parse(url)
-        try:
-            plain = socket.create_connection((address.host, address.port), timeout=timeout_s)
-        except (OSError, UnicodeError) as error:  # the latter for names that IDNA cannot encode, as a..b
-            raise channel_error(f"{address}: cannot connect: {error}", UNREACHABLE) from error
-        try:
-            # no server name: nothing is said about what we look for before it has proven what it is
-            stream = tls_context().wrap_socket(plain)
-        except OSError as error:
-            plain.close()
-            raise channel_error(f"{address}: cannot speak TLS 1.3: {error}", NO_TLS) from error
-        except BaseException:
-            plain.close()
-            raise
+        # no server name: nothing is said about what we look for before it has proven what it is
+        stream = shake_hands(connect(address, timeout_s=timeout_s), address, tls_context())
         try:
             return cls(address, stream)
         except BaseException:
@@ -258,6 +247,37 @@ class Connection(HttpConnection):
         except (OSError, ChannelError):
             self.close()
         return self._stream is not None
+
+
+def connect(address: Address, *, timeout_s: float) -> socket.socket:
+    """Connect without TLS; proxies of the environment are never used.
+
+    Raises:
+        ChannelError: nothing answers.
+    """
+    try:
+        return socket.create_connection((address.host, address.port), timeout=timeout_s)
+    except (OSError, UnicodeError) as error:  # the latter for names that IDNA cannot encode, as a..b
+        raise channel_error(f"{address}: cannot connect: {error}", UNREACHABLE) from error
+
+
+def shake_hands(
+    plain: socket.socket, address: Address, context: ssl.SSLContext, *, server_name: str | None = None
+) -> ssl.SSLSocket:
+    """Begin TLS on a connection, which is closed if that fails.
+
+    Raises:
+        ChannelError: it fails.
+    """
+    try:
+        return context.wrap_socket(plain, server_hostname=server_name)
+    except OSError as error:
+        plain.close()
+        oldest = context.minimum_version.name.removeprefix("TLSv").replace("_", ".")
+        raise channel_error(f"{address}: cannot speak TLS {oldest}: {error}", NO_TLS) from error
+    except BaseException:
+        plain.close()
+        raise
 
 
 def default_port(*, tls: bool) -> int:
