@@ -12,6 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from blindbuild.client import Expectation
+from blindbuild.client import Expectation, following
 from blindbuild.errors import ChannelError, VerificationError
 from tests.bad_inputs import record, refusing
-from tests.fakes.gate_launcher import echo, read_request
+from tests.fakes.gate_launcher import read_request
 from tests.fakes.middle import Middle, Passing, Play
 from tests.integration.gate_harness import ENDORSEMENT, EVIDENCE
 from tests.integration.httpx_driver import DRIVERS, LIBRARIES, Driver, post
 from tests.integration.sealed_machine import LATER, SEALED, SealedMachine, sealed_machine
+from tests.integration.test_scenario_client_page import BALANCER, PYTHON, SEALED_PYTHON
 
 CANARY = b"canary-8d1e-the-patient-is-called-Ada"
 CHAT = "/v1/chat/completions"
@@ -454,31 +456,23 @@ def test_a_policy_that_changed_is_followed_by_another_attestation(
 # --- the OpenAI SDK
 
 
-def model(stream: socket.socket) -> None:
-    """A workload that answers as a model does."""
-    said = json.loads(read_request(stream))["messages"][-1]["content"]
-    value = {
+def completion(said: str) -> dict[str, Any]:
+    """What a model answers."""
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
+    return {
         "id": "c1",
         "object": "chat.completion",
         "created": LATER,
         "model": "small",
-        "choices": [
-            {
-                "index": 0,
-                "finish_reason": "stop",
-                "message": {"role": "assistant", "content": f"you said {said}"},
-            }
-        ],
+        "choices": [choice],
     }
-    data = json.dumps(value).encode()
+
+
+def model(stream: socket.socket) -> None:
+    """A workload that answers as a model does."""
+    said = json.loads(read_request(stream))["messages"][-1]["content"]
+    data = json.dumps(completion(f"you said {said}")).encode()
     stream.sendall(struct.pack(">I", len(data)) + data)
-
-
-@pytest.fixture
-def model_machine(machine: SealedMachine) -> Iterator[SealedMachine]:
-    machine.launcher.workload = model
-    yield machine
-    machine.launcher.workload = echo
 
 
 ASKED: Any = {"model": "small", "messages": [{"role": "user", "content": CANARY.decode()}]}
@@ -487,8 +481,13 @@ ASKED: Any = {"model": "small", "messages": [{"role": "user", "content": CANARY.
 @pytest.mark.parametrize("name", LIBRARIES)
 @pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
 def test_the_openai_sdk_asks_a_model_through_a_middle(
-    model_machine: SealedMachine, expectation: Expectation, name: str, awaited: bool
+    machine: SealedMachine,
+    expectation: Expectation,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    awaited: bool,
 ) -> None:
+    monkeypatch.setattr(machine.launcher, "workload", model)
     driver = Driver(name, awaited=awaited)
 
     def sdk(kind: Any, http_client: Any) -> Any:
@@ -499,7 +498,7 @@ def test_the_openai_sdk_asks_a_model_through_a_middle(
             asking = sdk(openai.AsyncOpenAI, http_client).chat.completions
             return [await asking.create(**ASKED) for _ in range(2)]
 
-    with Middle(model_machine.gate.port) as middle:
+    with Middle(machine.gate.port) as middle:
         if awaited:
             answers = asyncio.run(talk())
         else:
@@ -525,3 +524,46 @@ def test_the_openai_sdk_shows_why_a_middle_is_refused_and_tries_once(
             with pytest.raises(VerificationError, match="C3 other-hpke-key"):
                 sdk.chat.completions.create(**ASKED)
         assert middle.paths == [ENDORSEMENT, EVIDENCE]
+
+
+# --- docs/client.md
+
+
+def greeting_or_model(stream: socket.socket) -> None:
+    """The page's two services."""
+    asked = read_request(stream)
+    answered = json.dumps(completion("hello, Ada")).encode() if asked[:1] == b"{" else b"hello, " + asked
+    stream.sendall(struct.pack(">I", len(answered)) + answered)
+
+
+def test_what_the_page_of_clients_says_about_sealed_requests_works(
+    machine: SealedMachine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(following, "Following", partial(following.Following, clock=lambda: LATER))
+    monkeypatch.setattr(machine.launcher, "workload", greeting_or_model)
+    place = tmp_path / "images" / "hello-sealed" / "1.0.0"
+    place.mkdir(parents=True)
+    judged_by = machine.expectation
+    assert judged_by.release is not None
+    (place / "manifest.dsse.json").write_bytes(judged_by.envelope)
+    (place / "release.dsse.json").write_bytes(judged_by.release)
+    # as for a machine of a provider: the page's reader has no test TPM
+    (tmp_path / "trust.json").write_bytes(
+        machine.trust.replace(b'"testTpmRoots"', b'"tpmRoots"').replace(
+            b'"testTpmIntermediates"', b'"tpmIntermediates"'
+        )
+    )
+    lines = [line for text in PYTHON for line in text.splitlines()]
+    names: dict[str, object] = {}
+    exec("\n".join(line for line in lines if line.startswith(("from ", "import "))), names)  # noqa: S102 our own page
+    [block] = SEALED_PYTHON
+    with Middle(machine.gate.port) as middle:
+        exec(block.replace(BALANCER, middle.url), names)  # noqa: S102
+        assert b"Ada" not in middle.seen
+        assert middle.paths == [ENDORSEMENT, EVIDENCE, SEALED, SEALED]
+    assert capsys.readouterr().out.splitlines() == ["hello, Ada", "hello, Ada"]
