@@ -133,6 +133,7 @@ def oci_kinds() -> list[str]:
 def test_the_files_have_one_name_each() -> None:
     assert (published.MANIFEST, published.RELEASE) == (outputs.MANIFEST, outputs.RELEASE)
     assert (published.LEDGER, published.LOG_PROOF) == (outputs.LEDGER, LOG_PROOF)
+    assert published.PROBE == outputs.PROBE_ENVELOPE
 
 
 # --- verdicts

@@ -16,6 +16,7 @@ from blindbuild.verify import bound_data
 from tests.fakes import naive_log
 from tests.fakes.channels import closed_ledger, ledger_bytes
 from tests.fakes.log_world import Shown, others, policy_text
+from tests.fakes.probed import probe_envelope, probe_value
 from tests.fakes.published import Publisher
 from tests.fakes.snp_machine import SnpMachine, roots_file, snp_product
 from tests.fakes.world import NONCE, SPKI, authority
@@ -108,6 +109,21 @@ def test_the_profile_of_the_channel_can_be_asked_for(place: Path) -> None:
         assert (error.step, error.reason) == ("C1", "profile-not-allowed")
 
 
+def test_a_probe_can_be_asked_for(place: Path) -> None:
+    probe = probe_envelope(probe_value(BY), BY.key)
+    (place / "elsewhere").write_bytes(probe)
+    required = ("--policy", policy(place, requireProbe=True))
+    for asked in (("--require-probe",), required):
+        (place / "probe.dsse.json").unlink(missing_ok=True)
+        error = refusal(judged(place, *asked))
+        assert (error.step, error.reason) == ("P5", "probe-missing")
+        assert judged(place, *asked, "--probe", place / "elsewhere").exit_code == 0
+        (place / "probe.dsse.json").write_bytes(probe)
+        done = judged(place, *asked)
+        assert done.exit_code == 0, done.output
+        assert "P5" in {step["id"] for step in json.loads(done.stdout)["steps"]}
+
+
 def test_a_log_can_be_asked_for(place: Path) -> None:
     (place / "log.txt").write_bytes(policy_text())
     asked = ("--require-log", place / "log.txt")
@@ -144,7 +160,7 @@ def test_a_platform_beside_the_policys_is_a_contradiction(place: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("option", ["--policy", "--require-log", "--ledger", "--log-proof"])
+@pytest.mark.parametrize("option", ["--policy", "--require-log", "--ledger", "--log-proof", "--probe"])
 def test_values_by_hand_have_no_release_to_ask_about(place: Path, option: str) -> None:
     words = ["evidence", str(place / "report.bin"), "--kind", "snp", "--roots", str(place / "roots.json")]
     words += ["--certificate", str(place / "vcek.der"), "--bound", "00" * 32]

@@ -27,6 +27,7 @@ from blindbuild.verify.bundle import Bundle, bundle_bytes, parse_bundle
 from tests.fakes import log_world
 from tests.fakes.attester import Attester, Server
 from tests.fakes.channels import closed_ledger, ledger_bytes, publisher_of
+from tests.fakes.probed import probe_envelope, probe_value
 from tests.fakes.published import NOW, command_line, honest_boot, log_bytes
 from tests.fakes.tuf_world import TufWorld, write
 from tests.fakes.world import authority, boot_of, publisher, session, tpm
@@ -158,6 +159,42 @@ def test_the_profile_of_the_channel_can_be_asked_for(server: Server, image: Path
     done = verify(*arguments, "--policy", either, "--json", lenient=False)
     assert json.loads(done.stdout)["policy"]["channelProfiles"] == [hpke, tls]
     assert verify(*arguments, "--require-profile", "tls").exit_code == 2
+
+
+def test_a_probe_can_be_asked_for(server: Server, image: Path, tmp_path: Path) -> None:
+    probe, elsewhere = probe_envelope(probe_value(BY)), tmp_path / "elsewhere"
+    elsewhere.write_bytes(probe)
+    rules = policy(tmp_path, allowTestTpm=True, requireProbe=True)
+    arguments = (server.url, tmp_path, "--manifest", image)
+    asked: tuple[tuple[str | Path, ...], ...] = (
+        ("--require-probe", "--allow-test-tpm"),
+        ("--policy", rules),
+        ("--policy", rules, "--require-probe"),
+    )
+    for words in asked:
+        (image / "probe.dsse.json").unlink(missing_ok=True)
+        error = refusal(verify(*arguments, *words, lenient=False))
+        assert (error.step, error.reason) == ("P5", "probe-missing")
+        assert "ask the publisher for the probe.dsse.json of this very release" in str(error.hint)
+        assert verify(*arguments, *words, "--probe", elsewhere, lenient=False).exit_code == 0
+        (image / "probe.dsse.json").write_bytes(probe)
+        done = verify(*arguments, *words, "--json", lenient=False)
+        assert json.loads(done.stdout)["policy"]["requireProbe"] is True
+        assert "P5" in {step["id"] for step in json.loads(done.stdout)["steps"]}
+    error = refusal(verify(*arguments, "--probe", elsewhere))
+    assert isinstance(error, UsageError)
+    assert "--probe belongs to --require-probe" in error.message
+    assert "P5" not in {step["id"] for step in json.loads(verify(*arguments, "--json").stdout)["steps"]}
+
+
+def test_an_auditor_may_ask_for_the_probe_in_a_bundle(server: Server, image: Path, tmp_path: Path) -> None:
+    bundle = saved(server, image, tmp_path)
+    error = refusal(verify(bundle, tmp_path, "--recorded", "--require-probe"))
+    assert (error.step, error.reason) == ("P5", "probe-missing")
+    (image / "probe.dsse.json").write_bytes(probe_envelope(probe_value(BY)))
+    bundle = saved(server, image, tmp_path)
+    (image / "probe.dsse.json").unlink()
+    assert verify(bundle, tmp_path, "--recorded", "--require-probe").exit_code == 0
 
 
 def test_another_log_than_the_policys_is_refused(image: Path, tmp_path: Path) -> None:

@@ -227,6 +227,7 @@ MEDIA_TYPES = {
     "release.dsse.json": "application/vnd.blindbuild.release+dsse",
     "channels.json": "application/vnd.blindbuild.ledger+json",
     "manifest.tlog-proof": "application/vnd.blindbuild.tlog-proof",
+    "probe.dsse.json": "application/vnd.blindbuild.probe+dsse",
 }
 
 

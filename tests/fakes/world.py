@@ -141,6 +141,7 @@ class Judge:
     ledger: bytes | None = None
     crls: tuple[bytes, ...] = ()
     rebuilds: tuple[bytes, ...] = ()
+    probe: bytes | None = None
 
     def but(self, **changes) -> Judge:
         return replace(self, **changes)
@@ -159,6 +160,7 @@ class Judge:
             ledger=self.ledger,
             crls=self.crls,
             rebuilds=self.rebuilds,
+            probe=self.probe,
         )
 
 

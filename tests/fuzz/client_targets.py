@@ -72,9 +72,8 @@ def _read_bundle(data: bytes) -> None:
 
 def _bundles() -> list[bytes]:
     recorded = session(tpm(), b"")
-    bundle = Bundle(
-        recorded, publisher().envelope[:300], NOW, b"r", b"l", b"p", (b"1",), (b"2",), {"1.root.json": b"t"}
-    )
+    tuf = {"1.root.json": b"t"}
+    bundle = Bundle(recorded, publisher().envelope[:300], NOW, b"r", b"l", b"p", (b"1",), (b"2",), tuf, b"q")
     return [bundle_bytes(bundle), bundle_bytes(Bundle(recorded, b"{}", NOW))]
 
 

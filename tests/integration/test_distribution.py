@@ -48,6 +48,7 @@ from tests.fakes.oci_registry import (
     sha256,
     static_files,
 )
+from tests.fakes.probed import probe_envelope, probe_value
 from tests.fakes.published import NOW, Publisher
 from tests.fakes.world import authority, publisher
 
@@ -61,10 +62,11 @@ def files_of(owner: Publisher, **more: bytes | None) -> dict[str, bytes]:
     """The files of a release by name; None leaves one out."""
     files = {"manifest.dsse.json": owner.envelope, "release.dsse.json": owner.release}
     files |= {"channels.json": LEDGER, "manifest.tlog-proof": Shown().proof}
+    files |= {"probe.dsse.json": probe_envelope(probe_value(owner), owner.key)}
     records = [sign_rebuild(key, owner.statement) for key in rebuilders()]
     files |= {f"rebuilds/{number}.dsse.json": data for number, data in enumerate(records, 1)}
     names = {"release": "release.dsse.json", "ledger": "channels.json", "proof": "manifest.tlog-proof"}
-    names |= {"second": "rebuilds/2.dsse.json"}
+    names |= {"second": "rebuilds/2.dsse.json", "probe": "probe.dsse.json"}
     for key, data in more.items():
         files[names.get(key, "manifest.dsse.json")] = data
     return {name: data for name, data in files.items() if data is not None}
@@ -117,11 +119,12 @@ def judged(published: Published, *, history: History | None = None, closed: str 
         envelope=published.envelope,
         release=published.release,
         trust=trust,
-        policy=Policy(allow_test_tpm=True, required_closed=frozenset(closed.split())),
+        policy=Policy(allow_test_tpm=True, required_closed=frozenset(closed.split()), require_probe=True),
         clock=lambda: NOW,
         ledger=published.ledger,
         log=LogCheck(parse_log_policy(policy_text()), published.log_proof),
         rebuilds=published.rebuilds,
+        probe=published.probe,
     )
     if history is not None:
         expectation = replace(expectation, state=_Remembered(history))
@@ -183,6 +186,11 @@ CASES = {
     "another ledger": Case(lambda: release_files(ledger=LEDGER + b" "), "P2:other-ledger"),
     "no ledger though one is needed": Case(lambda: release_files(ledger=None), "P2:ledger-missing"),
     "no proof": Case(lambda: release_files(proof=None), "M12:log-proof-missing"),
+    "no probe": Case(lambda: release_files(probe=None), "P5:probe-missing"),
+    "a probe of another release": Case(
+        lambda: release_files(probe=files_of(owner().but(sequence=41))["probe.dsse.json"]),
+        "P5:probe-of-other-statement",
+    ),
     "one rebuilder of two": Case(lambda: release_files(second=None), "M14:too-few-rebuilds"),
     "the same rebuilder twice": Case(
         lambda: release_files(second=release_files()["rebuilds/1.dsse.json"]), "M14:rebuild-repeated"
@@ -213,9 +221,9 @@ def test_every_file_comes_as_it_was_published(way: str, tmp_path: Path, registry
     files = release_files()
     with WAYS[way](files, tmp_path, registry) as place:
         published = read_published(place, plain_http=True)
-    beside = (published.envelope, published.release, published.ledger, published.log_proof)
-    assert list(beside) == list(files.values())[:4]
-    assert list(published.rebuilds) == list(files.values())[4:]
+    beside = (published.envelope, published.release, published.ledger, published.log_proof, published.probe)
+    assert list(beside) == list(files.values())[:5]
+    assert list(published.rebuilds) == list(files.values())[5:]
     assert len(published.rebuilds) == 2
 
 
@@ -231,8 +239,8 @@ def test_a_directory_may_name_rebuilders_files_as_it_likes(tmp_path: Path) -> No
 
 
 def published() -> Published:
-    envelope, release, ledger, proof, *records = release_files().values()
-    return Published(envelope, release, ledger, proof, tuple(records), "here")
+    envelope, release, ledger, proof, probe, *records = release_files().values()
+    return Published(envelope, release, ledger, proof, tuple(records), "here", probe)
 
 
 def test_the_same_files_give_the_same_digest_and_are_pulled_again(registry: str) -> None:
@@ -278,6 +286,7 @@ MIXED = {
     "release": (publisher().envelope, "expected payload type application/vnd.blindbuild.release"),
     "ledger": (b"{}", "channels.json: expected sha256:"),
     "log_proof": (b"x", "log proof: expected an empty line"),
+    "probe": (publisher().release, "probe.dsse.json: expected payload type"),
     "rebuilds": ((publisher().envelope,), "rebuilds/1.dsse.json: expected payload type"),
 }
 
@@ -427,6 +436,7 @@ def test_exactly_what_clients_need_is_copied_and_what_is_stale_goes(tmp_path: Pa
         "channels.json",
         "index.html",
         "manifest.dsse.json",
+        "probe.dsse.json",
         "rebuilds/1.dsse.json",
         "rebuilds/2.dsse.json",
         "release.dsse.json",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blindbuild.verify.checklist import LOG_TITLES, TITLES
+from blindbuild.verify.checklist import LOG_TITLES, PROBE_TITLES, TITLES
 from blindbuild.verify.current import CURRENT_TITLES
 from blindbuild.verify.rebuilders import REBUILD_TITLES
 from tests.mutation.engine import Change, Engine, Noted, StepOff, failures_noted
@@ -116,7 +116,7 @@ def _noting(modules: Sequence[Module]) -> Noted:
 
 def run_steps(*, jobs: int = 1, tests: Sequence[str] | None = None) -> Result:
     """Switch off each step of the checklist in turn; with `tests`, as `run_modules`."""
-    titles = {**TITLES, **LOG_TITLES, **REBUILD_TITLES, **CURRENT_TITLES}
+    titles = {**TITLES, **LOG_TITLES, **REBUILD_TITLES, **CURRENT_TITLES, **PROBE_TITLES}
     return _try("steps", [StepOff(step) for step in titles], failures_noted, jobs, _JUDGES, tests)
 
 

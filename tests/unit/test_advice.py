@@ -61,6 +61,8 @@ def failing(*reasons: str) -> Appraisal:
         (("Q12:clock-went-back",), advice.CHIP_STATE),
         (("M10:rollback", "E1:register-mismatch"), advice.BAD_RELEASE),
         (("P3:channel-not-closed",), advice.OPEN_RELEASE),
+        (("P5:probe-missing",), advice.NOT_PROBED),
+        (("P3:channel-not-closed", "P5:check-not-shown"), advice.OPEN_RELEASE),
         (("E4:malformed",), advice.BROKEN_EVIDENCE),
         # somebody in between with another image behind him: he comes first
         (("Q7:bound-data-mismatch", "C3:other-tls-key", "E1:register-mismatch"), advice.MIDDLE),

@@ -27,6 +27,7 @@ FULL = Bundle(
     rebuilds=(b"one", b"two"),
     crls=(b"crl",),
     tuf={"metadata/1.root.json": b"{}", "timestamp.json": b""},
+    probe=b"probe",
 )
 
 
@@ -47,11 +48,12 @@ def test_a_bundle_comes_back_as_it_was_but_not_live(made: Bundle) -> None:
     assert bundle_bytes(read) == bundle_bytes(made)
     assert made.session.live
     assert not read.session.live
-    assert (read.envelope, read.release, read.ledger, read.log_proof) == (
+    assert (read.envelope, read.release, read.ledger, read.log_proof, read.probe) == (
         made.envelope,
         made.release,
         made.ledger,
         made.log_proof,
+        made.probe,
     )
     assert (read.rebuilds, read.crls, read.tuf, read.saved_at) == (
         made.rebuilds,
@@ -71,6 +73,7 @@ def test_a_bundle_is_the_json_that_its_page_says() -> None:
         "release": b64(publisher().release),
         "ledger": b64(b"ledger"),
         "logProof": b64(b"proof"),
+        "probe": b64(b"probe"),
         "rebuilds": [b64(b"one"), b64(b"two")],
         "crls": [b64(b"crl")],
         "tuf": {"metadata/1.root.json": b64(b"{}"), "timestamp.json": ""},
@@ -107,6 +110,7 @@ REFUSED = {
     "live": ({"live": True}, "unknown 'live'"),
     "a time that is none": ({"savedAt": "now"}, ""),
     "base64 of another alphabet": ({"release": "-_-_"}, "base64"),
+    "a probe as a list": ({"probe": []}, "expected a string"),
     "an empty list": ({"crls": []}, "expected 1 to"),
     "too many lists": ({"crls": ["AA=="] * 65}, "expected 1 to 64"),
     "too many rebuilders": ({"rebuilds": ["AA=="] * 17}, "expected 1 to 16"),

@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.message import Message
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from blindbuild.digest import Digest
 from blindbuild.errors import ChannelError, UsageError
 from blindbuild.formats.dsse import MAX_ENVELOPE
 from blindbuild.formats.oci import Reference
+from blindbuild.publish.directory import write_directory
 from blindbuild.publish.oci import push_image, push_published
 from tests.bad_inputs import numbered, refusing
 from tests.fakes.oci_registry import (
@@ -44,6 +45,7 @@ from tests.fakes.world import publisher
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 FILES = {"manifest.dsse.json": b"an envelope", "release.dsse.json": b"a release", "channels.json": b"rows"}
+FILES |= {"probe.dsse.json": b"a probe"}
 
 
 # --- a web server
@@ -292,7 +294,7 @@ def with_layer(**changes: object) -> Shelf:
 
 def test_an_honest_registry() -> None:
     found = pull(Shelf())
-    assert (found.envelope, found.release, found.ledger) == tuple(FILES.values())
+    assert (found.envelope, found.release, found.ledger, found.probe) == tuple(FILES.values())
     assert found.source.endswith(f"/hello@{sha256(Shelf().bytes)}")
 
 
@@ -687,7 +689,7 @@ def test_a_token_that_has_expired_is_renewed(two: Tokens) -> None:
 
     two.tokens.answer, two.registry.answer = issue, once
     assert read_published("oci://registry.example/hello:1").envelope == ENVELOPE
-    assert len(two.tokens.requests) == 4
+    assert len(two.tokens.requests) == 1 + len(FILES)  # the manifest, and each file
 
 
 TOKENS = {
@@ -941,13 +943,22 @@ def test_nothing_is_pushed_over_plain_http_to_another_machine() -> None:
 # --- a directory
 
 
+def test_a_directory_keeps_no_probe_of_an_earlier_release(tmp_path: Path) -> None:
+    files = Published(b"manifest", None, None, None, (), "here", b"probe")
+    assert write_directory(files, tmp_path) == ("manifest.dsse.json", "probe.dsse.json")
+    assert read_published(tmp_path).probe == b"probe"
+    assert write_directory(replace(files, probe=None), tmp_path) == ("manifest.dsse.json",)
+    assert read_published(tmp_path).probe is None
+
+
 def test_a_directory_is_served_as_it_lies(tmp_path: Path) -> None:
     for name, data in FILES.items():
         (tmp_path / name).write_bytes(data)
     with static_files(tmp_path) as address:
         served = read_published(address)
     local = read_published(tmp_path)
-    assert (served.envelope, served.release, served.ledger) == (local.envelope, local.release, local.ledger)
+    assert replace(served, source="") == replace(local, source="")
+    assert served.probe == b"a probe"
 
 
 @pytest.mark.parametrize("kind", ["missing", "fifo", "directory", "too large"])

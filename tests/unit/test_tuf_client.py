@@ -63,6 +63,8 @@ def test_the_current_release_is_followed_with_what_is_beside_it(client: Client, 
     more.listed |= {
         "ledgers/hello/stable/42.json": b"ledger",
         "log/hello/stable/42.tlog-proof": b"proof",
+        "probes/hello/stable/42.dsse.json": b"probe",
+        "probes/hello/stable/41.dsse.json": b"an older one",
         "rebuilds/hello/stable/42/1.dsse.json": b"one",
         "rebuilds/hello/stable/42/2.dsse.json": b"two",
         "manifests/hello/stable/41.dsse.json": b"older",
@@ -78,6 +80,7 @@ def test_the_current_release_is_followed_with_what_is_beside_it(client: Client, 
         b"proof",
         (b"one", b"two"),
     )
+    assert published.probe == b"probe"
     assert followed.view.roles["timestamp"].version == 2
     assert followed.view.expires == NOW + DAY
     assert [key.spki for key in followed.view.release_keys] == [world.publisher.key.public.spki]

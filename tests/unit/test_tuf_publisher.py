@@ -24,6 +24,7 @@ from blindbuild.publish.signers import KeyKind, generate_release_key
 from blindbuild.publish.tuf_content import Content, NewRelease, release_named, withdrawn_name
 from blindbuild.publish.tuf_metadata import DAY_S, Days, RoleKeys, RootPlan, sign
 from blindbuild.publish.tuf_publisher import Outcome, TufPublisher
+from tests.fakes.probed import probe_envelope, probe_value
 from tests.fakes.published import NOW, STATEMENT_TYPE, Publisher
 from tests.fakes.tuf_world import TufWorld
 from tests.fakes.world import authority
@@ -192,6 +193,22 @@ def test_files_that_do_not_belong_together_are_not_listed(house: House) -> None:
     broken = NewRelease(Published(release.published.envelope, None, b"another ledger", None, (), "here"))
     with pytest.raises(BuildError, match=r"channels\.json"):
         house.publisher.add([broken], house.everybody, channel="stable")
+
+
+def test_a_probe_is_listed_with_its_release_and_no_other(house: House) -> None:
+    made = Publisher(house.releases[0])
+    probe = probe_envelope(probe_value(made), house.releases[0])
+    release = NewRelease(Published(made.envelope, None, None, None, (), "here", probe))
+    outcome = house.publisher.add([release], house.everybody, channel="stable")
+    assert "probes/hello/stable/42.dsse.json: new" in outcome.changes
+    assert house.client().follow().published.probe == probe
+    later = house.release(43)
+    stale = NewRelease(replace(later.published, ledger=None, probe=probe))
+    with pytest.raises(BuildError, match=r"probe\.dsse\.json: expected sha256:"):
+        house.publisher.add([stale], house.everybody, channel="stable")
+    outcome = house.publisher.add([later], house.everybody, channel="stable")
+    assert "probes/hello/stable/42.dsse.json: no longer listed" in outcome.changes
+    assert house.client().follow().published.probe is None
 
 
 def test_a_release_that_was_signed_for_another_channel_is_not_listed(house: House) -> None:

@@ -79,6 +79,8 @@ class _Said:
     require_closed: tuple[str, ...]
     ledger: Path | None
     require_profile: str | None
+    require_probe: bool
+    probe: Path | None
     require_log: Path | None
     log_proof: Path | None
     channel: str | None
@@ -88,7 +90,8 @@ class _Said:
         """What only makes sense with a signed statement."""
         return (
             *(self.platform, self.allow_debug, self.policy, self.require_closed, self.ledger),
-            *(self.require_profile, self.require_log, self.log_proof, self.channel),
+            *(self.require_profile, self.require_probe, self.probe),
+            *(self.require_log, self.log_proof, self.channel),
         )
 
 
@@ -116,6 +119,8 @@ class _Said:
 )
 @click.option("--ledger", type=_FILE, help="As for verify.")
 @click.option("--require-profile", type=click.Choice(PROFILES), help="As for verify.")
+@click.option("--require-probe", is_flag=True, help="As for verify.")
+@click.option("--probe", type=_FILE, help="As for verify.")
 @click.option("--require-log", metavar="POLICY", type=_FILE, help="As for verify.")
 @click.option("--log-proof", type=_FILE, help="As for verify.")
 @click.option("--channel", help="As for verify.")
@@ -238,6 +243,8 @@ def _basis(said: _Said, manifest: Path | str, trust: Path, now: int) -> Basis:
         require_closed=said.require_closed,
         ledger=said.ledger,
         require_profile=said.require_profile,
+        require_probe=said.require_probe,
+        probe=said.probe,
         require_log=said.require_log,
         log_proof=said.log_proof,
         channel=said.channel,
@@ -255,6 +262,7 @@ def _basis(said: _Said, manifest: Path | str, trust: Path, now: int) -> Basis:
         log=judged_by.required_log(now),
         rebuilds=judged_by.rebuilds,
         current=judged_by.current,
+        probe=judged_by.probe,
     )
 
 

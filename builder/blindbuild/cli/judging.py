@@ -20,6 +20,7 @@ from blindbuild.client.published import Published
 from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import UsageError
 from blindbuild.formats.canonical import JsonValue
+from blindbuild.formats.dsse import MAX_ENVELOPE
 from blindbuild.formats.tpm2 import MAX_CRL
 from blindbuild.host.files import read_bytes
 from blindbuild.manifest import parse_trust
@@ -67,6 +68,7 @@ def expect(
         log=_log(options, policy, published),
         rebuilds=(*published.rebuilds, *_rebuilds(options.rebuild)),
         current=view,
+        probe=_probe(options.probe, policy, published),
         crls=crls if recorded is None else (*recorded.crls, *crls),
         audit=None if options.audit_log is None else AuditLog(options.audit_log),
         **clock,
@@ -92,6 +94,14 @@ def _ledger(chosen: Path | None, published: Published) -> bytes | None:
     if chosen is None:
         return published.ledger  # without one, step P2 refuses when a channel must be closed
     return read_bytes(chosen, error=UsageError, limit_bytes=MAX_LEDGER)
+
+
+def _probe(chosen: Path | None, policy: Policy, published: Published) -> bytes | None:
+    if chosen is None:
+        return published.probe  # without one, step P5 refuses if it is asked for
+    if not policy.require_probe:
+        raise UsageError("--probe belongs to --require-probe, or to a policy with requireProbe")
+    return read_bytes(chosen, error=UsageError, limit_bytes=MAX_ENVELOPE)
 
 
 def _rebuilds(paths: tuple[Path, ...]) -> tuple[bytes, ...]:

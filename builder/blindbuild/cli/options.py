@@ -67,6 +67,8 @@ class JudgingOptions:
     require_closed: tuple[str, ...] = ()
     ledger: Path | None = None
     require_profile: str | None = None
+    require_probe: bool = False
+    probe: Path | None = None
     require_log: Path | None = None
     log_proof: Path | None = None
     log_place: str | None = None
@@ -165,6 +167,17 @@ _JUDGING = (
         type=click.Choice(PROFILES),
         help="Refuse unless the statement promises this channel: TLS that ends in the image, or sealed "
         "requests.",
+    ),
+    click.option(
+        "--require-probe",
+        is_flag=True,
+        help="Refuse unless enough release keys signed that the image's machine was seen to do no more than "
+        "it should.",
+    ),
+    click.option(
+        "--probe",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="What they signed [default: probe.dsse.json beside the manifest].",
     ),
     click.option(
         "--require-log",

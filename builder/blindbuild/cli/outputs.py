@@ -13,6 +13,7 @@ from blindbuild.host.files import read_bytes
 SUMS = "SHA256SUMS"
 MANIFEST, RELEASE, STATEMENT = "manifest.dsse.json", "release.dsse.json", "statement.json"
 LEDGER = "channels.json"
+PROBE, PROBE_ENVELOPE = "probe.json", "probe.dsse.json"
 REBUILDS = "rebuilds"  # directory of rebuild records, one a rebuilder
 MAX_SUMS = 1 << 16  # bytes; an image has half a dozen files
 _FILES = (LEDGER, "kernel.config", "System.map", STATEMENT)  # beside NAME.efi and NAME.raw

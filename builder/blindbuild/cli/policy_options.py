@@ -28,6 +28,7 @@ def choose_policy(options: JudgingOptions) -> Policy:
             allow_debug=options.allow_debug,
             allow_unsafe_clock=options.allow_unsafe_clock,
             required_closed=frozenset(options.require_closed),
+            require_probe=options.require_probe,
             required_log=log,
             channel_profiles=_profiles(options),
             channel=options.channel or DEFAULT_CHANNEL,
@@ -37,6 +38,7 @@ def choose_policy(options: JudgingOptions) -> Policy:
     return replace(
         policy,
         required_closed=policy.required_closed | frozenset(options.require_closed),
+        require_probe=policy.require_probe or options.require_probe,
         required_log=_narrow_log(policy, log),
         channel_profiles=_profiles(options) or policy.channel_profiles,
     )

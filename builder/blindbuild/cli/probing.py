@@ -11,7 +11,7 @@ from blindbuild import __version__
 from blindbuild.audit.image import unpack_image
 from blindbuild.cli.booting import BootOptions, configure_machine
 from blindbuild.cli.naming import reading
-from blindbuild.cli.outputs import LEDGER, STATEMENT, check_image
+from blindbuild.cli.outputs import LEDGER, PROBE, PROBE_ENVELOPE, STATEMENT, check_image
 from blindbuild.cli.variants import build_variant
 from blindbuild.client import Expectation
 from blindbuild.digest import Digest
@@ -45,7 +45,6 @@ from blindbuild.publish import (
 )
 from blindbuild.verify import Policy
 
-PROBE, PROBE_ENVELOPE = "probe.json", "probe.dsse.json"
 GATE_CONF, INIT_CONF = b"gate/gate.json", b"etc/blindbuild/init.conf"
 VALID_S = 3600  # of the release that the probe makes for itself; a probe takes minutes
 SHORT_IDLE_S = 2.0  # of the two control machines: they are there for what they do, not for what they leave

@@ -45,6 +45,7 @@ def read_recorded(path: Path) -> Recorded:
         ledger=bundle.ledger,
         log_proof=bundle.log_proof,
         rebuilds=bundle.rebuilds,
+        probe=bundle.probe,
         source=f"{path}, saved {format_time(bundle.saved_at)}",
     )
     return Recorded(bundle.session, published, bundle.crls, bundle.tuf)
@@ -62,6 +63,7 @@ def make_bundle(session: RecordedSession, judged_by: Expectation, tuf: Mapping[s
         rebuilds=tuple(judged_by.rebuilds),
         crls=tuple(judged_by.crls),
         tuf=tuf,
+        probe=judged_by.probe,
     )
 
 

@@ -17,6 +17,7 @@ from blindbuild.cli.signing import (
     sign_image,
     sign_release_of,
 )
+from blindbuild.cli.signing_probe import sign_probe_of
 from blindbuild.errors import UsageError
 from blindbuild.manifest import format_time
 from blindbuild.manifest.words import DEFAULT_CHANNEL
@@ -36,6 +37,7 @@ class _Options:
     channel: str | None
     add: bool
     as_rebuilder: bool
+    probe: bool
     published: Path | None
     secureboot: str | None
     certificate: Path | None
@@ -60,6 +62,7 @@ class _Options:
 @click.option(
     "--as-rebuilder", is_flag=True, help="Vouch that your own build gave this very statement, no more."
 )
+@click.option("--probe", is_flag=True, help="Sign what `channels --probe` saw, and no release.")
 @click.option(
     "--published",
     type=click.Path(exists=True, path_type=Path),
@@ -79,6 +82,7 @@ def command(
     channel: str | None,
     add: bool,
     as_rebuilder: bool,
+    probe: bool,
     published: Path | None,
     secureboot: str | None,
     certificate: Path | None,
@@ -96,6 +100,9 @@ def command(
 
     With --as-rebuilder: a record in IMAGE/rebuilds/ that somebody who is not the publisher built the same.
 
+    With --probe: what IMAGE/probe.json says its machine was seen to do (probe.dsse.json), for clients that
+    ask for it. Whoever adds a signature believes the one who looked, or has looked himself.
+
     With --secureboot: the boot image itself, for firmware that starts signed images only. IMAGE is a UKI, or
     an image directory, which gets NAME.signed.efi and NAME.signed.raw beside the files it has. The statement
     stays: it is about Secure Boot off, where a signature changes no register. With it on, 4 and 7 differ.
@@ -105,7 +112,7 @@ def command(
     blindbuild sign images/hello/1.0.0 --secureboot db.key --certificate db.crt
     """
     options = _Options(
-        keys, days, channel, add, as_rebuilder, published, secureboot, certificate, output, replace
+        keys, days, channel, add, as_rebuilder, probe, published, secureboot, certificate, output, replace
     )
     _check_options(options)
     report: dict[str, object] = {}
@@ -117,7 +124,7 @@ def command(
         _say(f"{signed.image} over Authenticode {signed.authenticode}", as_json)
     if keys:
         result = _sign(image, options)
-        report |= _report(result)
+        report |= _report(result, probe=probe)
         until = "" if result.release is None else f", valid until {format_time(result.release.valid_until)}"
         for path in result.paths if result.release is None else result.paths[:1]:
             _say(f"{path} over statement {result.statement.hex}{until}", as_json)
@@ -128,6 +135,8 @@ def command(
 def _sign(image: Path, options: _Options) -> Signed:
     if options.as_rebuilder:
         return sign_as_rebuilder(image, options.keys, published=options.published)
+    if options.probe:
+        return sign_probe_of(image, options.keys, add=options.add)
     if options.add:
         return add_to_release_of(image, options.keys)
     days = DEFAULT_DAYS if options.days is None else options.days
@@ -147,14 +156,22 @@ def _check_options(options: _Options) -> None:
 
 
 def _check_release_options(options: _Options) -> None:
-    if not options.keys and (options.add or options.as_rebuilder):
-        raise UsageError("--add and --as-rebuilder belong to --key")
-    if options.add and options.as_rebuilder:
-        raise UsageError("expected --add or --as-rebuilder, got both")
-    if (options.add or options.as_rebuilder) and (options.days is not None or options.channel is not None):
-        raise UsageError("--days and --channel are the first signer's to say")
+    if not options.keys and (options.add or options.as_rebuilder or options.probe):
+        raise UsageError("--add, --as-rebuilder and --probe belong to --key")
+    if options.as_rebuilder and (options.add or options.probe):
+        raise UsageError(f"expected {'--add' if options.add else '--probe'} or --as-rebuilder, got both")
+    _check_release_time(options)
     if options.published is not None and not options.as_rebuilder:
         raise UsageError("--published belongs to --as-rebuilder")
+
+
+def _check_release_time(options: _Options) -> None:
+    if options.days is None and options.channel is None:
+        return
+    if options.add or options.as_rebuilder:
+        raise UsageError("--days and --channel are the first signer's to say")
+    if options.probe:
+        raise UsageError("--days and --channel are a release's, and --probe signs none")
 
 
 def _describe(signed: SignedFiles) -> dict[str, str]:
@@ -162,8 +179,10 @@ def _describe(signed: SignedFiles) -> dict[str, str]:
     return {"signedImage": str(signed.image), **disk, "authenticodeSha256": signed.authenticode.hex}
 
 
-def _report(signed: Signed) -> dict[str, object]:
+def _report(signed: Signed, *, probe: bool) -> dict[str, object]:
     report: dict[str, object] = {"statementSha256": signed.statement.hex, "signers": list(signed.signers)}
+    if probe:
+        return report | {"probe": str(signed.paths[0])}
     if signed.release is None:
         return report | {"rebuilds": [str(path) for path in signed.paths]}
     return report | {

@@ -141,6 +141,13 @@ PINNED_CHIP = Advice(
     "decide which of the two you want. Whoever keeps the trust file revokes a key in it by taking it out; "
     "if an authority is to revoke keys, trust its certificate instead",
 )
+NOT_PROBED = Advice(
+    "the release has no signed report that its machine was watched and did no more than it should, or the "
+    "report says otherwise",
+    "what the image's bytes promise was not seen to hold while it ran. No server was asked",
+    "ask the publisher for the probe.dsse.json of this very release, or ask whoever owns the policy whether "
+    "the release will do without",
+)
 BROKEN_EVIDENCE = Advice(
     "the server's proof is malformed or incomplete",
     f"it is damaged, of another version, or made up. {_NOTHING_SENT}",
@@ -216,6 +223,7 @@ _RULES: tuple[tuple[_Applies, Advice], ...] = (
     (lambda reasons, _failed: "M4:envelope-refused" in reasons, UNSIGNED_RELEASE),
     (lambda _reasons, failed: {step for step in failed if step.startswith("M")} == {"M14"}, NOT_REBUILT),
     (lambda _reasons, failed: any(step.startswith("M") for step in failed), BAD_RELEASE),
+    (lambda _reasons, failed: {step for step in failed if step.startswith("P")} == {"P5"}, NOT_PROBED),
     (lambda _reasons, failed: any(step.startswith("P") for step in failed), OPEN_RELEASE),
     (lambda reasons, _failed: "C1:profile-not-allowed" in reasons, OTHER_PROFILE),
     (lambda reasons, _failed: "C3:other-tls-key" in reasons, MIDDLE),

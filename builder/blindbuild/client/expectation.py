@@ -45,6 +45,7 @@ class Expectation:
         rebuilds: DSSE envelopes over rebuild records; they count when the trust file names rebuilders.
         current: what a refresh of the trust file's TUF repository has established; None where none is pinned.
         crls: certificate revocation lists, DER or PEM, of the authorities that the trust file pins.
+        probe: a DSSE envelope over the probe of the image, or None; a policy may want one.
         audit: told of each decision, before data may be sent; what it raises refuses the server.
     """
 
@@ -61,6 +62,7 @@ class Expectation:
     rebuilds: Sequence[bytes] = ()
     current: CurrentView | None = None
     crls: Sequence[bytes] = ()
+    probe: bytes | None = None
     audit: Audit | None = None
 
     def now(self) -> int:
@@ -91,6 +93,7 @@ class Expectation:
             log=log,
             rebuilds=self.rebuilds,
             current=self.current,
+            probe=self.probe,
         )
 
     def appraise(self, session: RecordedSession, *, now: int, log: RequiredLog | None) -> Appraisal:
@@ -108,6 +111,7 @@ class Expectation:
             rebuilds=self.rebuilds,
             current=self.current,
             crls=self.crls,
+            probe=self.probe,
         )
 
     def record(self, accepted: AcceptedSession) -> None:
@@ -136,6 +140,7 @@ class Expectation:
             tuple(self.rebuilds),
             None if self.current is None else self.current.meaning,
             tuple(self.crls),
+            self.probe,
         )
 
 

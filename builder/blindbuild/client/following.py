@@ -67,6 +67,7 @@ class Following:
             rebuilds=published.rebuilds,
             current=view,
             crls=tuple(_read(each, MAX_CRL) if isinstance(each, Path) else each for each in self.crls),
+            probe=published.probe,
             audit=self.audit,
         )
         return self._with_log(expectation, published, state)

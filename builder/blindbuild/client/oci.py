@@ -14,6 +14,7 @@ from blindbuild.client.published import (
     LOG_PROOF,
     MANIFEST,
     MAX_PUBLICATION_S,
+    PROBE,
     REBUILDS,
     RELEASE,
     Published,
@@ -55,6 +56,7 @@ LAYER_KINDS = (
     LayerKind(RELEASE, "application/vnd.blindbuild.release+dsse", MAX_ENVELOPE),
     LayerKind(LEDGER, "application/vnd.blindbuild.ledger+json", MAX_LEDGER),
     LayerKind(LOG_PROOF, "application/vnd.blindbuild.tlog-proof", MAX_TLOG_PROOF),
+    LayerKind(PROBE, "application/vnd.blindbuild.probe+dsse", MAX_ENVELOPE),
     LayerKind(REBUILDS, "application/vnd.blindbuild.rebuild+dsse", MAX_REBUILD_ENVELOPE, MAX_REBUILDS),
 )
 

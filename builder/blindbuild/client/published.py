@@ -21,7 +21,7 @@ from blindbuild.manifest.ledger import MAX_LEDGER
 from blindbuild.manifest.rebuild import MAX_REBUILD_ENVELOPE, MAX_REBUILDS
 
 MANIFEST, RELEASE, LEDGER = "manifest.dsse.json", "release.dsse.json", "channels.json"
-LOG_PROOF, REBUILDS = "manifest.tlog-proof", "rebuilds"
+LOG_PROOF, PROBE, REBUILDS = "manifest.tlog-proof", "probe.dsse.json", "rebuilds"
 FILE_SUFFIX = ".dsse.json"
 MAX_PUBLICATION_S = 120.0  # for all files of one release from a network: some hundred KiB
 _MAX_ADDRESS = 2000  # characters
@@ -40,6 +40,7 @@ class Published:
         ledger: channels.json, or None.
         log_proof: that the manifest is in a transparency log, or None.
         rebuilds: envelopes of rebuilders.
+        probe: a DSSE envelope over the probe of the image, or None.
         source: where it came from, for people and for the record; a tag is resolved to its digest.
     """
 
@@ -49,6 +50,7 @@ class Published:
     log_proof: bytes | None
     rebuilds: tuple[bytes, ...]
     source: str
+    probe: bytes | None = None
 
 
 def is_address(place: str | Path) -> bool:
@@ -96,6 +98,7 @@ def gather(read: ReadFile, source: str, *, manifest: str = MANIFEST) -> Publishe
         ledger=read(LEDGER, MAX_LEDGER),
         log_proof=read(LOG_PROOF, MAX_TLOG_PROOF),
         rebuilds=_numbered_rebuilds(read),
+        probe=read(PROBE, MAX_ENVELOPE),
         source=source,
     )
 

@@ -128,6 +128,7 @@ class TufRepository:
                 for path in rebuilds
                 if path in view.targets
             ),
+            probe=self._optional(read, view, name.probe, MAX_ENVELOPE),
             source=f"{self._place()} {name.manifest}",
         )
         return Followed(view, name, published)

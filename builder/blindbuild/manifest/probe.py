@@ -1,7 +1,7 @@
 """The probe: an in-toto statement about what an image's machine was seen to do, beside the one of what it is.
 
-It is no part of the trust decision: it says what somebody with a release key has seen, on which machine, and
-what the same checks saw on an image that leaks. It has no time but durations.
+It counts only for clients that ask for it: it says what somebody with a release key has seen, on which
+machine, and what the same checks saw on an image that leaks. It has no time but durations.
 
 Sources: in-toto Attestation Framework spec/v1/statement.md; docs/spec/probe.md for the predicate, which knows
 its fields and refuses all others.
@@ -25,6 +25,14 @@ from blindbuild.manifest.words import INPUT_NAME, NAME, VERSION
 PROBE_TYPE = "urn:blindbuild:channel-probe:v1"
 MAX_PROBE = 1 << 20  # bytes; a probe of a product has some 10 KiB, one full of findings 100
 MAX_CHECKS = 64  # there are not 20
+# docs/spec/probe.md, "Checks": those that an image can satisfy, and those that none can
+CHECKS = frozenset(
+    {
+        *("tpm", "tpm-state", "evidence", "consoles-same", "consoles-silent", "screen", "disks", "networks"),
+        *("touches", "variables", "frames", "scan", "stranger", "canary", "attempts", "crash"),
+    }
+)
+OPEN_CHECKS = frozenset({"memory", "neighbour"})
 ROLES = ("product", "hostile", "leaky")
 ACCELERATORS = ("kvm", "tcg")
 MAX_PHASES = 64  # three machines of half a dozen phases

@@ -60,6 +60,11 @@ class ReleaseName:
         """The target that is the proof of a transparency log."""
         return f"log/{self._path}.tlog-proof"
 
+    @property
+    def probe(self) -> str:
+        """The target that is the envelope over the probe."""
+        return f"probes/{self._path}.dsse.json"
+
     def rebuild(self, number: int) -> str:
         """The target that is the envelope of a rebuilder; they are counted from 1."""
         return f"rebuilds/{self._path}/{number}.dsse.json"

@@ -12,6 +12,7 @@ from blindbuild.client.published import (
     LEDGER,
     LOG_PROOF,
     MANIFEST,
+    PROBE,
     REBUILDS,
     RELEASE,
     Published,
@@ -29,6 +30,7 @@ from blindbuild.manifest import (
     parse_release,
     parse_statement,
 )
+from blindbuild.manifest.probe import parse_probe
 from blindbuild.manifest.rebuild import REBUILD_PAYLOAD_TYPE, parse_rebuild
 
 
@@ -55,13 +57,17 @@ def check_publishable(published: Published) -> Statement:
     for number, envelope in enumerate(published.rebuilds, 1):
         record = _payload(envelope, REBUILD_PAYLOAD_TYPE, rebuild_name(number))
         _same(rebuild_name(number), digest, parse_rebuild(record))
+    if published.probe is not None:
+        probe = parse_probe(_payload(published.probe, STATEMENT_PAYLOAD_TYPE, PROBE))
+        _same(PROBE, digest, probe.statement)
     return statement
 
 
 def files_of(published: Published) -> dict[str, bytes]:
     """Return the files by name, in the order in which they are to be written: the manifest last."""
     files = {rebuild_name(number): data for number, data in enumerate(published.rebuilds, 1)}
-    beside = {LEDGER: published.ledger, LOG_PROOF: published.log_proof, RELEASE: published.release}
+    beside = {LEDGER: published.ledger, LOG_PROOF: published.log_proof, PROBE: published.probe}
+    beside[RELEASE] = published.release
     files |= {name: data for name, data in beside.items() if data is not None}
     return files | {MANIFEST: published.envelope}
 
@@ -81,7 +87,7 @@ def write_directory(published: Published, place: Path) -> tuple[str, ...]:
     files = files_of(published)
     for name, data in files.items():
         write_atomically(place / name, data)
-    stale = [place / name for name in (RELEASE, LEDGER, LOG_PROOF)]
+    stale = [place / name for name in (RELEASE, LEDGER, LOG_PROOF, PROBE)]
     stale += sorted((place / REBUILDS).glob(f"*{FILE_SUFFIX}"))
     for path in stale:
         if path.relative_to(place).as_posix() not in files:

@@ -178,9 +178,27 @@ def add_signature(key: ReleaseSigner, envelope: bytes, payload_type: str) -> byt
             f"got {(payload_type if parse is None else parsed.payload_type)[:80]!r}"
         )
     parse(parsed.payload)
-    message = pre_authentication_encoding(parsed.payload_type, parsed.payload)
+    return _append_signature(key, parsed)
+
+
+def cosign_probe(key: ReleaseSigner, envelope: bytes) -> bytes:
+    """Return the envelope over a probe with one more signature, for a threshold above one.
+
+    Raises:
+        EnvelopeError: the envelope is malformed or holds something else, or this key has signed it.
+        ManifestError: no reader would accept the payload as a probe.
+    """
+    parsed = parse_envelope(envelope)
+    if parsed.payload_type != STATEMENT_PAYLOAD_TYPE:
+        raise EnvelopeError(f"expected an envelope over a probe, got {parsed.payload_type[:80]!r}")
+    parse_probe(parsed.payload)
+    return _append_signature(key, parsed)
+
+
+def _append_signature(key: ReleaseSigner, parsed: UnverifiedEnvelope) -> bytes:
     if has_signed(key.public, parsed):
         raise EnvelopeError(f"key {key.public.key_id} has signed this envelope")
+    message = pre_authentication_encoding(parsed.payload_type, parsed.payload)
     added = Signature(key.public.key_id, key.sign(message))
     return write_envelope(
         UnverifiedEnvelope(parsed.payload_type, parsed.payload, (*parsed.signatures, added))

@@ -193,6 +193,7 @@ class Content:
             (name.manifest, release.published.envelope),
             (name.ledger, release.published.ledger),
             (name.log_proof, release.published.log_proof),
+            (name.probe, release.published.probe),
             *((name.rebuild(number), data) for number, data in enumerate(release.published.rebuilds, 1)),
         ]
         for target, data in parts:

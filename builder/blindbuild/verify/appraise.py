@@ -17,7 +17,16 @@ from blindbuild.formats.tpm2 import Quote
 from blindbuild.manifest import DEFAULT_ATTESTATION_KEY, Release, TrustRoots
 from blindbuild.manifest.rfc3339 import MAX_TIME
 from blindbuild.verify.appraisal import _PROOF, AcceptedSession, Appraisal, broken_appraisal
-from blindbuild.verify.checklist import LOG_TITLES, SEALED_TITLES, TITLES, Checklist, Outcome, found, refuse
+from blindbuild.verify.checklist import (
+    LOG_TITLES,
+    PROBE_TITLES,
+    SEALED_TITLES,
+    TITLES,
+    Checklist,
+    Outcome,
+    found,
+    refuse,
+)
 from blindbuild.verify.difference import Difference
 from blindbuild.verify.endorse import AttestationKey, TrustMode, judge_endorsement, trust_mode
 from blindbuild.verify.policy import Basis, History, Policy
@@ -69,10 +78,21 @@ def check_publication(
     log: RequiredLog | None = None,
     rebuilds: Sequence[bytes] = (),
     current: CurrentView | None = None,
+    probe: bytes | None = None,
 ) -> Appraisal:
     """Judge what was published, before any server is asked; the appraisal can fail but never accept."""
     basis = Basis(
-        envelope, release, trust, now, policy, history, ledger, log, rebuilds=rebuilds, current=current
+        envelope,
+        release,
+        trust,
+        now,
+        policy,
+        history,
+        ledger,
+        log,
+        rebuilds=rebuilds,
+        current=current,
+        probe=probe,
     )
     try:
         steps = Checklist(_titles(basis))
@@ -97,6 +117,7 @@ def appraise(
     rebuilds: Sequence[bytes] = (),
     current: CurrentView | None = None,
     crls: Sequence[bytes] = (),
+    probe: bytes | None = None,
 ) -> Appraisal:
     """Judge one session.
 
@@ -113,6 +134,7 @@ def appraise(
         rebuilds: DSSE envelopes over rebuild records; they count when the trust file names rebuilders.
         current: what a refresh of the TUF repository has established, whose root the trust file pins.
         crls: certificate revocation lists, DER or PEM.
+        probe: a DSSE envelope over the probe of the image, or None when it is not at hand.
 
     Returns:
         The appraisal; a mismatch is never raised, `accepted()` does that.
@@ -129,6 +151,7 @@ def appraise(
         rebuilds=rebuilds,
         current=current,
         crls=crls,
+        probe=probe,
     )
     try:
         return _appraise(session, basis)
@@ -241,7 +264,8 @@ def _titles(basis: Basis) -> dict[str, str]:
     wants_log = basis.log is not None or basis.policy.required_log is not None
     log = LOG_TITLES if wants_log else {}
     rebuilds = REBUILD_TITLES if basis.trust.rebuilders else {}
-    return TITLES | log | rebuilds | _current_titles(basis)
+    probe = PROBE_TITLES if basis.policy.require_probe else {}
+    return TITLES | log | rebuilds | probe | _current_titles(basis)
 
 
 def _current_titles(basis: Basis) -> dict[str, str]:

@@ -38,6 +38,7 @@ class Bundle:
         release: a DSSE envelope over the release, or None.
         ledger: channels.json, or None.
         log_proof: that the release is in a transparency log, or None.
+        probe: a DSSE envelope over the probe of the image, or None.
         rebuilds: DSSE envelopes of rebuilders.
         crls: certificate revocation lists.
         tuf: files of the TUF repository by their name in it, when one was followed.
@@ -52,12 +53,14 @@ class Bundle:
     rebuilds: tuple[bytes, ...] = ()
     crls: tuple[bytes, ...] = ()
     tuf: Mapping[str, bytes] = field(default_factory=dict)
+    probe: bytes | None = None
 
 
 _ONE = {  # field -> what it is in JSON, and its limit
     "release": ("release", MAX_ENVELOPE),
     "ledger": ("ledger", MAX_LEDGER),
     "log_proof": ("logProof", MAX_TLOG_PROOF),
+    "probe": ("probe", MAX_ENVELOPE),
 }
 
 
@@ -127,6 +130,7 @@ def _read(value: JsonValue) -> Bundle:
         release=parts["release"],
         ledger=parts["ledger"],
         log_proof=parts["log_proof"],
+        probe=parts["probe"],
         rebuilds=_list(fields, "rebuilds", MAX_REBUILDS, MAX_REBUILD_ENVELOPE),
         crls=_list(fields, "crls", MAX_CRLS, MAX_CRL),
         tuf=_tuf(fields) if "tuf" in fields else {},

@@ -66,6 +66,8 @@ LOG_TITLES = {
     "M12": "the release is in the log, signed by the log and seen by its witnesses",
     "M13": "the log is the one that was seen before, and only grew",
 }
+# a further step of those whose policy asks for a probe; docs/spec/probe.md
+PROBE_TITLES = {"P5": "a probe showed that the machine does no more than it should"}
 FAULT = "save the session with --save and report it: this is a fault of blindbuild"
 _T = TypeVar("_T")
 

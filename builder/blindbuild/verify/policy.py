@@ -56,6 +56,8 @@ class Policy:
         require_crls: refuse a certificate whose issuer has no current list of what it revoked, and a key that
             has no certificate.
         require_secure_boot: refuse a machine whose firmware did not say that Secure Boot was on.
+        require_probe: refuse an image unless its release keys say that its machine was seen to do no more
+            than it should.
         required_log: which transparency log must have the release, or None.
         image: SHA-256 of the image that the statement must be about, or None when the caller holds none.
         channel: the line of releases that is wanted; the release says which one it belongs to.
@@ -77,6 +79,7 @@ class Policy:
     machines: AllowedMachines | None = None
     require_crls: bool = False
     require_secure_boot: bool = False
+    require_probe: bool = False
     required_log: LogPolicy | None = None
     image: Digest | None = None
     channel: str = DEFAULT_CHANNEL
@@ -120,6 +123,7 @@ class Basis:
         rebuilds: DSSE envelopes over rebuild records; they count when the trust file names rebuilders.
         current: what a refresh of the trust file's TUF repository has established; None where none is pinned.
         crls: certificate revocation lists, DER or PEM, of the authorities that the trust file pins.
+        probe: a DSSE envelope over the probe of the image, or None when it is not at hand.
     """
 
     envelope: bytes
@@ -133,3 +137,4 @@ class Basis:
     rebuilds: Sequence[bytes] = ()
     current: CurrentView | None = None
     crls: Sequence[bytes] = ()
+    probe: bytes | None = None

@@ -36,7 +36,10 @@ _PLATFORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 _TPM_NAME = re.compile(r"000b[0-9a-f]{64}")  # TPM_ALG_SHA256, then the digest of the public area
 _INSTANCE = re.compile(r"gce:[\x21-\x7e]{1,512}")
 _FIRMWARE = re.compile(r"0x[0-9a-f]{16}")
-_FLAGS = ("allowTestTpm", "allowDebug", "allowUnsafeClock", "requireCrls", "requireSecureBoot")
+_FLAGS = (
+    *("allowTestTpm", "allowDebug", "allowUnsafeClock"),
+    *("requireCrls", "requireSecureBoot", "requireProbe"),
+)
 _LISTS = ("requireClosed", "platforms", "memoryConfidentiality", "channelProfiles")
 _SECONDS = ("clockSkewSeconds", "sessionSeconds", "maxEvidenceAgeSeconds", "maxReleaseAgeSeconds")
 _OTHERS = ("minimumTpmFirmware", "machines", "requireLog", "channel")
@@ -73,6 +76,7 @@ def parse_policy(data: bytes) -> Policy:
         machines=_machines(fields) if "machines" in fields else None,
         require_crls=flags["requireCrls"],
         require_secure_boot=flags["requireSecureBoot"],
+        require_probe=flags["requireProbe"],
         required_log=_log(fields) if "requireLog" in fields else None,
         minimum_tpm_firmware=_firmware(fields) if "minimumTpmFirmware" in fields else None,
         clock_skew_s=_seconds(fields, "clockSkewSeconds", MAX_CLOCK_SKEW_S, DEFAULT_CLOCK_SKEW_S, minimum=0),
@@ -108,6 +112,7 @@ def policy_json(policy: Policy) -> dict[str, JsonValue]:
         else None,
         "requireCrls": policy.require_crls,
         "requireSecureBoot": policy.require_secure_boot,
+        "requireProbe": policy.require_probe,
         "requireLog": None if policy.required_log is None else _log_json(policy.required_log),
         "channel": policy.channel,
         "image": None if policy.image is None else policy.image.hex,

@@ -37,7 +37,7 @@ class Publication:
 
 
 def judge_publication(steps: Checklist, basis: Basis) -> Publication | None:
-    """Run steps M1 to M14 and P1 to P3; return what is vouched for, or None when nothing is.
+    """Run steps M1 to M14 and P1 to P5; return what is vouched for, or None when nothing is.
 
     A statement that is well signed is returned even when it is withdrawn, too old or for debugging: the
     failed step refuses it, and the evidence is still explained by it.
@@ -68,6 +68,7 @@ def judge_publication(steps: Checklist, basis: Basis) -> Publication | None:
     steps.run("P1", lambda: _not_debug(found(parsed).statement, basis.policy, steps), needs=("M6",))
     judge_channels(steps, basis, None if parsed is None else parsed.statement)
     _judge_memory(steps, basis.policy, parsed)
+    _judge_probe(steps, basis, parsed)
     return None if parsed is None else replace(parsed, release=release, checkpoint=checkpoint)
 
 
@@ -253,6 +254,16 @@ def _judge_memory(steps: Checklist, policy: Policy, parsed: Publication | None) 
         steps.skip("P4", "it is not asked for")
         return
     steps.run("P4", lambda: _memory_is_confidential(found(parsed).statement, policy), needs=("M6",))
+
+
+def _judge_probe(steps: Checklist, basis: Basis, parsed: Publication | None) -> None:
+    # P5 is a step only for who asks for a probe
+    if not basis.policy.require_probe:
+        return
+    from blindbuild.verify.probe import judge_probe
+
+    statement, digest = (None, None) if parsed is None else (parsed.statement, parsed.digest)
+    judge_probe(steps, basis.probe, statement, digest, trust=basis.trust)
 
 
 def _memory_is_confidential(statement: Statement, policy: Policy) -> tuple[None, str]:
