@@ -130,7 +130,8 @@ def test_an_answer_is_read_in_any_form(monkeypatch: pytest.MonkeyPatch, answer: 
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok", "one Content-Length"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok", "one Content-Length"),
         (b"HTTP/1.1 200 OK\r\nA: " + b"b" * 140_000, "a line of at most 65536 bytes"),
-        (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * ENDLESS, "bytes of an answer, got more"),
+        (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * ENDLESS, "at most 163840 bytes of headers"),
+        (b"HTTP/1.1 200 OK\r\n" + b"Connection: ,,,,,\r\n" * ENDLESS, "at most 163840 bytes of headers"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 101\r\n\r\n" + b"x" * 101, "expected at most 100 bytes"),
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1000, "expected at most 100 bytes"),
         (CHUNKED + b"1\r\nx\r\n0\r\n" + b"a: b\r\n" * ENDLESS, "bytes of an answer, got more"),
@@ -190,6 +191,34 @@ def test_a_connection_that_broke_between_two_requests_is_opened_anew(monkeypatch
 
     monkeypatch.setattr(made[-1], "recv", broken)
     assert ask(connection).body == b"ok"
+
+
+class BreakingStream(ScriptedStream):
+    """One that breaks when its answer is read."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(b"")
+        self._error = error
+
+    def recv(self, size: int) -> bytes:
+        if self.gettimeout():
+            raise self._error
+        return super().recv(size)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(ConnectionResetError(), "connection lost; attest again"), (TimeoutError(), "no answer in time")],
+    ids=["reset", "silent"],
+)
+def test_a_connection_that_breaks_in_an_answer_is_an_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, message: str
+) -> None:
+    stream = BreakingStream(error)
+    monkeypatch.setattr(ForwardedConnection, "_connect", lambda _self: stream)
+    with pytest.raises(ChannelError, match=message):
+        ask(ForwardedConnection.open("http://127.0.0.1:1"))
+    assert stream.closed
 
 
 def test_an_announced_end_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from blindbuild.client import Expectation, httpx_sealed
-from blindbuild.client.exchange import prepare
+from blindbuild.client.exchange import Question, prepare
 from blindbuild.client.http1 import Response
 from blindbuild.client.httpx_sealed import (
     AsyncCarrier,
@@ -16,6 +19,7 @@ from blindbuild.client.httpx_sealed import (
     SealedStream,
     SealedTurns,
     Unjudged,
+    Waits,
 )
 from blindbuild.client.judge import Judge
 from blindbuild.client.transport import Address, Peer
@@ -25,6 +29,76 @@ from tests.fakes.published import NOW
 from tests.fakes.world import HPKE_KEY, TEST_POLICY, pinned_trust, sealed_publisher, sealed_session
 
 HERE = Address("host", 443)
+
+
+QUESTION = Question("GET", "/x", max_body=10)
+WAITS = Waits(1.0, 2.0, 3.0)
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class Stream:
+    """One of httpcore's, sync and awaited, that answers with fixed bytes, then ends."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.readable = False
+        self.closed = False
+        self.written: list[tuple[bytes, float | None]] = []
+
+    def write(self, data: bytes, timeout: float | None) -> Any:
+        self.written.append((data, timeout))
+        return self.backend.given(None)
+
+    def read(self, max_bytes: int, timeout: float | None) -> Any:
+        assert (max_bytes, timeout) == (64 << 10, WAITS.read_s)
+        return self.backend.given(self.backend.answers.pop(0))
+
+    def start_tls(self, context: ssl.SSLContext, name: str | None, timeout: float | None) -> Any:
+        self.backend.shaken.append((context.minimum_version, context.verify_mode, name, timeout))
+        if self.backend.breaks is not None:
+            raise self.backend.breaks
+        return self.backend.given(self)
+
+    def get_extra_info(self, info: str) -> bool:
+        assert info == "is_readable"
+        return self.readable
+
+    def close(self) -> None:
+        self.closed = True
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+class Backend:
+    """One of httpcore's, sync or awaited."""
+
+    def __init__(self, *answers: bytes, awaited: bool) -> None:
+        self.answers = list(answers)
+        self.streams: list[Stream] = []
+        self.shaken: list[Any] = []
+        self.breaks: Exception | None = None
+        self._awaited = awaited
+
+    def given(self, value: Any) -> Any:
+        async def waiting() -> Any:
+            return value
+
+        return waiting() if self._awaited else value
+
+    def connect_tcp(self, host: str, port: int, timeout: float | None) -> Any:
+        assert (host, port, timeout) == (HERE.host, HERE.port, WAITS.connect_s)
+        self.streams.append(Stream(self))
+        return self.given(self.streams[-1])
+
+
+def asking(backend: Backend, *, awaited: bool, address: Address = HERE) -> Callable[[], Response]:
+    """Return what asks one question after the other on one carrier."""
+    if awaited:
+        waiting = AsyncCarrier(backend, address)
+        return lambda: asyncio.run(waiting.ask(QUESTION, WAITS))
+    carrier = Carrier(backend, address)
+    return lambda: carrier.ask(QUESTION, WAITS)
 
 
 class Nobody:
@@ -124,3 +198,69 @@ def test_no_tls_goes_over_a_stream_that_seals() -> None:
 def test_a_connection_that_was_never_opened_can_be_closed() -> None:
     _, judged_by = judged([NOW])
     Unjudged(Carrier(Nobody(), HERE), prepare(judged_by.ask()), judged_by).close()
+
+
+# --- what carries sealed requests
+
+both = pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+
+
+@both
+def test_whoever_ends_tls_shows_any_certificate_and_is_told_the_name(awaited: bool) -> None:
+    backend = Backend(OK[:20], OK[20:], OK, awaited=awaited)
+    ask = asking(backend, awaited=awaited)
+    assert [ask().body, ask().body] == [b"ok", b"ok"]
+    [stream] = backend.streams
+    assert backend.shaken == [(ssl.TLSVersion.TLSv1_2, ssl.CERT_NONE, "host", WAITS.connect_s)]
+    assert stream.written == [(b"GET /x HTTP/1.1\r\nHost: host\r\n\r\n", WAITS.write_s)] * 2
+
+
+@both
+def test_an_address_without_tls_has_none(awaited: bool) -> None:
+    backend = Backend(OK, awaited=awaited)
+    plain = Address(HERE.host, HERE.port, tls=False)
+    assert asking(backend, awaited=awaited, address=plain)().body == b"ok"
+    assert backend.shaken == []
+    assert backend.streams[0].written[0][0] == b"GET /x HTTP/1.1\r\nHost: host:443\r\n\r\n"
+
+
+@both
+def test_a_connection_that_ended_or_spoke_unasked_is_opened_anew(awaited: bool) -> None:
+    closing = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    backend = Backend(OK, closing, OK + b"more", OK, awaited=awaited)
+    ask = asking(backend, awaited=awaited)
+    ask()
+    backend.streams[0].readable = True
+    for _ in range(3):
+        assert ask().body == b"ok"
+    assert [len(stream.written) for stream in backend.streams] == [1, 1, 1, 1]
+    assert [stream.closed for stream in backend.streams] == [True, True, True, False]
+
+
+@both
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"", "ended in the middle"),
+        (b"HTTP/1.1 302 Found\r\n\r\n", "got a redirect"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n", "at most 10 bytes of body"),
+    ],
+)
+def test_what_is_no_answer_ends_the_connection_and_is_not_asked_again(
+    awaited: bool, answer: bytes, message: str
+) -> None:
+    backend = Backend(answer, awaited=awaited)
+    with pytest.raises(ChannelError, match=message):
+        asking(backend, awaited=awaited)()
+    [stream] = backend.streams
+    assert stream.closed
+    assert len(stream.written) == 1
+
+
+@both
+def test_a_connection_whose_tls_fails_is_closed(awaited: bool) -> None:
+    backend = Backend(awaited=awaited)
+    backend.breaks = OSError("no TLS")
+    with pytest.raises(OSError, match="no TLS"):
+        asking(backend, awaited=awaited)()
+    assert backend.streams[0].closed

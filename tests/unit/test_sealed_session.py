@@ -303,6 +303,14 @@ def test_nothing_is_sealed_to_a_key_that_everybody_knows_the_secret_of() -> None
         Sealer(dataclasses.replace(judged, spki=known)).seal(b"x")
 
 
+def test_a_request_that_no_gate_would_take_is_not_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blindbuild.client.sealed.MAX_REQUEST", 10)
+    judged, _ = with_key()
+    Sealer(judged).seal(bytes(10))
+    with pytest.raises(ChannelError, match="a request of at most 10 bytes, got 11"):
+        Sealer(judged).seal(bytes(11))
+
+
 def with_key() -> tuple[RecordedSession, X25519PrivateKey]:
     key = X25519PrivateKey.generate()
     spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -11,7 +11,6 @@ import ipaddress
 import socket
 import ssl
 
-from blindbuild.client.advice import LOST, channel_error
 from blindbuild.client.http1 import Response, read_with, write_request
 from blindbuild.client.http1_forwarded import reading_forwarded
 from blindbuild.client.transport import (
@@ -19,6 +18,7 @@ from blindbuild.client.transport import (
     Address,
     HttpConnection,
     connect,
+    lost,
     refuse_early_answer,
     send_whole,
     shake_hands,
@@ -72,7 +72,7 @@ class ForwardedConnection(HttpConnection):
             answer = read_with(reading_forwarded(max_body=max_body), lambda: stream.recv(_CHUNK))
         except OSError as error:
             self.close()
-            raise channel_error(f"{self.address}: connection lost: {type(error).__name__}", LOST) from error
+            raise lost(self.address, error) from error
         except BaseException:
             self.close()
             raise

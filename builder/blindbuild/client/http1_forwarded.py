@@ -15,7 +15,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from blindbuild.client.advice import LOST, SLOW, channel_error
-from blindbuild.client.http1 import Response, refuse_redirect
+from blindbuild.client.http1 import MAX_HEAD, Response, refuse_redirect
 from blindbuild.client.transport import MAX_ANSWER_S
 from blindbuild.errors import ChannelError
 
@@ -134,7 +134,11 @@ def _read_head(received: _Received) -> Generator[None, bytes, _Head]:
     if found is None:
         raise ChannelError(f"expected an HTTP/1.1 status line, got {line[:80]!r}")
     said: dict[bytes, list[bytes]] = {name: [] for name in _FRAMING}
+    size = 0
     while line := (yield from received.line()):
+        size += len(line)
+        if size > MAX_HEAD:
+            raise ChannelError(f"expected at most {MAX_HEAD} bytes of headers")
         name, colon, value = line.partition(b":")
         if not colon or not _NAME.fullmatch(name):
             raise ChannelError(f"expected a header line, got {line[:80]!r}")

@@ -64,7 +64,7 @@ class SealedTurns:
         Raises:
             ChannelError: the verdict does not stand any more, or the request is too long for any gate.
         """
-        self._check()
+        self._judge.check(self._verdict)
         if len(self._request) + len(buffer) > MAX_REQUEST:
             raise ChannelError(f"expected a request of at most {MAX_REQUEST} bytes, got more")
         self._request += buffer
@@ -77,7 +77,7 @@ class SealedTurns:
         """
         if not self._request:
             return None
-        self._check()
+        self._judge.check(self._verdict)
         request, self._request = bytes(self._request), bytearray()
         return self._sealer.seal(request)
 
@@ -100,10 +100,6 @@ class SealedTurns:
     def get_extra_info(self, info: str) -> Any:
         """Return what a pool asks for; an idle connection whose verdict has ended looks cut."""
         return not self._judge.stands(self._verdict) if info == READABLE else None
-
-    def _check(self) -> None:
-        self._verdict.check()
-        self._judge.check(self._verdict)
 
 
 class Carrier:

@@ -223,14 +223,14 @@ class Connection(HttpConnection):
         """
         stream = self._stream
         if stream is None:
-            raise _lost(self.address)
+            raise lost(self.address)
         try:
             refuse_early_answer(stream)
             send_whole(stream, message)
             response = read_response(_receiver(stream), max_body=max_body)
         except OSError as error:
             self.close()
-            raise _lost(self.address, error) from error
+            raise lost(self.address, error) from error
         except BaseException:
             self.close()
             raise
@@ -372,7 +372,8 @@ def _no_address(url: str) -> ChannelError:
     )
 
 
-def _lost(address: Address, error: OSError | None = None) -> ChannelError:
+def lost(address: Address, error: OSError | None = None) -> ChannelError:
+    """Return the error of a connection that ended, or took too long, in the middle of a request."""
     if isinstance(error, TimeoutError):
         return channel_error(f"{address}: no answer in time; attest again", SLOW)
     return channel_error(f"{address}: connection lost; attest again", LOST)
