@@ -109,7 +109,7 @@ class _Received:
     def rest(self, max_bytes: int) -> Generator[None, bytes, bytes]:
         """Read to the end of the connection."""
         while (yield from self._more()):
-            _check_size(len(self._data) - self._at, max_bytes)
+            pass
         found = bytes(self._data[self._at :])
         self._at = len(self._data)
         _check_size(len(found), max_bytes)
@@ -147,7 +147,7 @@ def _read_head(received: _Received) -> Generator[None, bytes, _Head]:
     status = int(found["status"])
     chunked = _is_chunked(said[b"transfer-encoding"])
     length = _length(said[b"content-length"])
-    if status < 200 or status == _NO_CONTENT:  # RFC 9112 6.3: no body, whatever the headers say
+    if status == _NO_CONTENT:  # RFC 9112 6.3: no body, whatever the headers say
         chunked, length = False, 0
     keeps = found["minor"] == b"1" and b"close" not in said[b"connection"]
     return _Head(status, chunked, length, keeps and (chunked or length is not None))
