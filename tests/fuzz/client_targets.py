@@ -13,6 +13,7 @@ from blindbuild.client.http1_request import parse_request_head
 from blindbuild.client.registry_login import parse_challenge
 from blindbuild.client.transport import Address, read_peer
 from blindbuild.digest import Digest
+from blindbuild.errors import VerificationError
 from blindbuild.formats.certificate import parse_pem_certificate, trim_padding
 from blindbuild.formats.checkpoint import parse_checkpoint_text
 from blindbuild.formats.crl import parse_crl
@@ -30,19 +31,24 @@ from blindbuild.formats.oci import (
 from blindbuild.formats.tlog_tiles import parse_tile
 from blindbuild.formats.tpm2 import read_sized
 from blindbuild.formats.tpmkey import parse_sized_public
+from blindbuild.manifest import parse_statement
 from blindbuild.manifest.probe import parse_probe
 from blindbuild.manifest.rebuild import parse_rebuild, rebuild_bytes
 from blindbuild.manifest.release import parse_release, release_bytes
 from blindbuild.manifest.revoked import Revocation, parse_revoked, revoked_bytes
 from blindbuild.manifest.tuf import check_root
+from blindbuild.publish import sign_payload
 from blindbuild.verify import parse_endorsement, session_bytes
 from blindbuild.verify.bundle import Bundle, bundle_bytes, parse_bundle
+from blindbuild.verify.checklist import PROBE_TITLES, Checklist
 from blindbuild.verify.policy_file import parse_policy, policy_bytes
+from blindbuild.verify.probe import judge_probe
 from tests.fakes.ak_authority import make_crl
 from tests.fakes.attester import TlsKey
 from tests.fakes.log_world import Shown
-from tests.fakes.published import NOW, release_value
-from tests.fakes.world import authority, publisher, session, tpm
+from tests.fakes.probed import probe_value
+from tests.fakes.published import NOW, STATEMENT_TYPE, release_value
+from tests.fakes.world import authority, pinned_trust, publisher, session, tpm
 
 _KIND = "application/vnd.blindbuild.publication.v1"
 
@@ -124,6 +130,23 @@ def _probes() -> list[bytes]:
     return [DATA]
 
 
+def _judge_probe(data: bytes) -> None:
+    steps = Checklist({"M6": "", **PROBE_TITLES})
+    steps.run("M6", lambda: (None, ""))
+    statement = publisher().statement
+    envelope = sign_payload(publisher().key, STATEMENT_TYPE, data)
+    judge_probe(steps, envelope, parse_statement(statement), Digest.sha256(statement), trust=pinned_trust())
+    for step in steps.failed():
+        assert step.reason != "internal-error", step.detail
+        raise VerificationError(step.detail, step=step.id, reason=step.reason)
+
+
+def _judged_probes() -> list[bytes]:
+    import rfc8785
+
+    return [rfc8785.dumps(probe_value()), rfc8785.dumps(probe_value(publisher().but(sequence=43)))]
+
+
 def _read_text(parse: Callable[[str], object]) -> Callable[[bytes], object]:
     return lambda data: parse(data.decode("latin-1"))
 
@@ -141,6 +164,7 @@ CLIENT_TARGETS: tuple[tuple[str, Callable[[bytes], object], Callable[[], list[by
     ("revoked", parse_revoked, _revoked),
     ("tuf-root", check_root, _roots),
     ("probe", parse_probe, _probes),
+    ("required-probe", _judge_probe, _judged_probes),
     ("crl", _read_crl, _crls),
     ("oci-artifact", lambda data: parse_artifact(data, artifact_type=_KIND), lambda: [_artifact()]),
     ("oci-index", lambda data: find_attached(data, artifact_type=_KIND), lambda: [_index()]),

@@ -28,6 +28,7 @@ from blindbuild.verify import Policy, RecordedSession
 from tests.fakes import log_world
 from tests.fakes.ak_authority import AkAuthority, CrlShape, make_crl
 from tests.fakes.attester import Attester
+from tests.fakes.probed import probe_envelope
 from tests.fakes.published import NOW, honest_boot, log_bytes
 from tests.fakes.recording_server import answer
 from tests.fakes.world import (
@@ -306,6 +307,24 @@ def test_following_holds_a_release_against_the_log_that_the_policy_wants(tmp_pat
     assert caught.value.step == "M12"
     (tmp_path / "manifest.tlog-proof").write_bytes(log_world.Shown().proof)
     prepare(following())
+
+
+def test_following_reads_the_probe_that_the_policy_wants(tmp_path: Path) -> None:
+    roots = {"test_tpm_roots": [authority().root_pem], "test_tpm_intermediates": [authority().issuer_pem]}
+    (tmp_path / "trust.json").write_bytes(publisher().trust(**roots))
+    (tmp_path / "manifest.dsse.json").write_bytes(publisher().envelope)
+    (tmp_path / "release.dsse.json").write_bytes(publisher().release)
+    policy = dataclasses.replace(TEST_POLICY, require_probe=True)
+    following = Following(
+        tmp_path / "trust.json", tmp_path, policy, state=tmp_path / "state", clock=lambda: NOW
+    )
+    without = following()
+    with pytest.raises(VerificationError) as caught:
+        prepare(without)
+    assert (caught.value.step, caught.value.reason) == ("P5", "probe-missing")
+    (tmp_path / "probe.dsse.json").write_bytes(probe_envelope())
+    prepare(following())
+    assert not without.same_basis(following())
 
 
 def test_following_reads_revocation_lists_anew(tmp_path: Path) -> None:

@@ -128,4 +128,6 @@ def summarize_probe(probe: Probe) -> str:
     rest = [f"{check.name} {check.verdict.value}" for check in probe.checks if check.name not in shown]
     unseen = [what for what, _why in probe.not_looked_at]
     parts = [f"{len(shown)} checks shown ({probe.machine.accelerator})", *rest]
-    return "; ".join((*parts, f"not looked at: {', '.join(unseen)}") if unseen else parts)
+    if unseen:
+        parts.append(f"not looked at: {'; '.join(unseen)}")
+    return "; ".join(parts)
