@@ -69,6 +69,11 @@ class RawTpm:
         """Copy a key to a persistent handle, as the owner."""
         self.command(0x120, struct.pack(">II", OWNER, handle), struct.pack(">I", persistent))
 
+    def define(self, index: int, size: int, attributes: int, auth: bytes = b"") -> None:
+        """Define an NV index as the platform, and write nothing into it."""
+        public = struct.pack(">IHI", index, 0x000B, attributes) + sized(b"") + struct.pack(">H", size)
+        self.command(0x12A, struct.pack(">I", PLATFORM), sized(auth) + sized(public))
+
     def store(self, index: int, content: bytes, attributes: int, auth: bytes | None = None) -> None:
         """Define an NV index as the platform and fill it.
 
@@ -78,8 +83,7 @@ class RawTpm:
             attributes: TPMA_NV.
             auth: the index's password, with which it is then written; without, the platform writes it.
         """
-        public = struct.pack(">IHI", index, 0x000B, attributes) + sized(b"") + struct.pack(">H", len(content))
-        self.command(0x12A, struct.pack(">I", PLATFORM), sized(auth or b"") + sized(public))
+        self.define(index, len(content), attributes, auth or b"")
         writer = struct.pack(">II", PLATFORM if auth is None else index, index)
         for offset in range(0, len(content), CHUNK):
             piece = sized(content[offset : offset + CHUNK]) + struct.pack(">H", offset)

@@ -275,6 +275,16 @@ def test_a_template_that_makes_no_key_is_said_so_and_never_passed_over(cloud: Ca
                 machine.attempt()
 
 
+def test_a_certificate_that_is_not_written_yet_is_waited_for(cloud: Callable) -> None:
+    def unwritten(tpm: RawTpm) -> Provisioned:
+        tpm.define(AZURE_CERTIFICATE, AZURE_SIZE, AZURE_INDEX, AZURE_PASSWORD)
+        return Provisioned(b"", b"")
+
+    with cloud(unwritten) as machine:
+        with pytest.raises(ChannelError, match='"error":"tpm"'):
+            machine.attempt()
+
+
 def test_half_of_a_pair_counts_for_nothing(cloud: Callable) -> None:
     def certificates_alone(tpm: RawTpm) -> Provisioned:
         for index in (GCE_ECC[0], GCE_RSA[0], AZURE_CERTIFICATE):

@@ -53,14 +53,14 @@ SERVING_COMMANDS = frozenset(
     {
         0x00000131,  # TPM2_CreatePrimary: the attestation key is made anew from the TPM's own seed
         0x00000147,  # TPM2_ActivateCredential
-        0x0000014E,  # TPM2_NV_Read: the endorsement certificates
+        0x0000014E,  # TPM2_NV_Read: certificates, and the template of a certified key
         0x00000151,  # TPM2_PolicySecret: what ActivateCredential asks for
         0x00000158,  # TPM2_Quote
         0x00000161,  # TPM2_ContextLoad
         0x00000162,  # TPM2_ContextSave
         0x00000165,  # TPM2_FlushContext
         0x00000169,  # TPM2_NV_ReadPublic
-        0x00000173,  # TPM2_ReadPublic
+        0x00000173,  # TPM2_ReadPublic: a certified key that the TPM keeps
         0x00000176,  # TPM2_StartAuthSession
         0x0000017A,  # TPM2_GetCapability
         0x0000017B,  # TPM2_GetRandom
