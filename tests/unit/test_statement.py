@@ -111,6 +111,12 @@ REFUSED = {
     "unknown memory confidentiality": ("predicate/memoryConfidentiality", "all", "memoryConfidentiality: "),
     "unknown scheme": ("predicate/attestationKey/schemes", ["hmac"], "expected some of"),
     "no scheme": ("predicate/attestationKey/schemes", [], "expected 1 to"),
+    "a scheme twice": ("predicate/attestationKey/schemes", ["ecdsa-p256-sha256"] * 2, "each once"),
+    "schemes in another order": (
+        "predicate/attestationKey/schemes",
+        ["rsassa-2048-sha256", "ecdsa-p256-sha256"],
+        "in this order",
+    ),
     "attributes in capitals": ("predicate/attestationKey/requiredAttributes", "0X00050072", "expected 0x"),
     "other hierarchy": ("predicate/attestationKey/hierarchy", "owner", "expected endorsement"),
     "ledger by md5": ("predicate/ledger", {"md5": "ab" * 16}, "missing sha256"),

@@ -193,8 +193,8 @@ def _read_key_rule(predicate: Fields) -> AttestationKeyRule:
         error=ManifestError,
     )
     schemes = fields.texts("schemes", minimum=1, maximum=len(SCHEMES))
-    if not set(schemes) <= set(SCHEMES):
-        raise fields.fail("schemes", f"expected some of {', '.join(SCHEMES)}")
+    if schemes != tuple(scheme for scheme in SCHEMES if scheme in schemes):
+        raise fields.fail("schemes", f"expected some of {', '.join(SCHEMES)}, in this order, each once")
     return AttestationKeyRule(
         schemes,
         int(fields.token("requiredAttributes", ATTRIBUTES), 16),
