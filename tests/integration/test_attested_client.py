@@ -332,7 +332,7 @@ def test_a_server_that_takes_a_request_drop_by_drop_is_left(monkeypatch: pytest.
             return ours.send(data[:1])
 
     with ours, theirs, pytest.raises(ChannelError, match="sent a request within"):
-        transport._send(Slow(), bytes(1000))  # type: ignore[arg-type]
+        transport.send_whole(Slow(), bytes(1000))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example", "." + "a"])
