@@ -204,8 +204,9 @@ def test_a_probe_is_listed_with_its_release_and_no_other(house: House) -> None:
     assert house.client().follow().published.probe == probe
     later = house.release(43)
     stale = NewRelease(replace(later.published, ledger=None, probe=probe))
-    with pytest.raises(BuildError, match=r"probe\.dsse\.json: expected sha256:"):
+    with pytest.raises(BuildError, match=r"probe\.dsse\.json: expected sha256:") as caught:
         house.publisher.add([stale], house.everybody, channel="stable")
+    assert "probe the image again" in str(caught.value.hint)
     outcome = house.publisher.add([later], house.everybody, channel="stable")
     assert "probes/hello/stable/42.dsse.json: no longer listed" in outcome.changes
     assert house.client().follow().published.probe is None

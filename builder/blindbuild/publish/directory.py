@@ -33,6 +33,8 @@ from blindbuild.manifest import (
 from blindbuild.manifest.probe import parse_probe
 from blindbuild.manifest.rebuild import REBUILD_PAYLOAD_TYPE, parse_rebuild
 
+_MIXED = "the files are of different releases: sign the image again, or take all from one place"
+
 
 def check_publishable(published: Published) -> Statement:
     """Return the statement of files that belong together; signatures are for clients to judge.
@@ -59,7 +61,9 @@ def check_publishable(published: Published) -> Statement:
         _same(rebuild_name(number), digest, parse_rebuild(record))
     if published.probe is not None:
         probe = parse_probe(_payload(published.probe, STATEMENT_PAYLOAD_TYPE, PROBE))
-        _same(PROBE, digest, probe.statement)
+        _same(
+            PROBE, digest, probe.statement, hint="it is of another build: probe the image again, or remove it"
+        )
     return statement
 
 
@@ -108,9 +112,6 @@ def _payload(envelope: bytes, payload_type: str, name: str) -> bytes:
     return parsed.payload
 
 
-def _same(name: str, expected: Digest, actual: Digest) -> None:
+def _same(name: str, expected: Digest, actual: Digest, *, hint: str = _MIXED) -> None:
     if not actual.equals(expected):
-        raise BuildError(
-            f"{name}: expected {expected}, as the manifest has it, got {actual}",
-            hint="the files are of different releases: sign the image again, or take all from one place",
-        )
+        raise BuildError(f"{name}: expected {expected}, as the manifest has it, got {actual}", hint=hint)
