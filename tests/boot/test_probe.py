@@ -14,7 +14,11 @@ from blindbuild.cli.probing import PROBE, PROBE_ENVELOPE, ProbeOptions, probe_im
 from blindbuild.digest import Digest
 from blindbuild.formats.dsse import parse_envelope
 from blindbuild.machine.probe.checks import CHECKS
-from blindbuild.manifest.probe import CheckReport, Probe, Verdict, parse_probe
+from blindbuild.manifest import TrustRoots, parse_statement
+from blindbuild.manifest.probe import CheckReport, Probe, Verdict, parse_probe, probe_bytes
+from blindbuild.publish import sign_probe
+from blindbuild.verify.checklist import PROBE_TITLES, Checklist
+from blindbuild.verify.probe import judge_probe
 from tests.boot.lab import Lab
 from tests.locked import QUIET
 
@@ -84,6 +88,22 @@ def test_it_is_written_signed_and_read_again(lab: Lab, probed: Probe, images: di
     write_probe(probed, place, key=None)
     assert not (place / PROBE_ENVELOPE).exists()
     assert json.loads(data)["predicate"]["machine"]["memoryMiB"] == 256
+
+
+def test_a_client_that_asks_for_a_probe_takes_it(lab: Lab, probed: Probe, images: dict[str, Path]) -> None:
+    statement = (images["product"] / "statement.json").read_bytes()
+    trust = TrustRoots(probed.name, (lab.key.public,), 1, (), (), (), (), ())
+    steps = Checklist({"M6": "", **PROBE_TITLES})
+    steps.run("M6", lambda: (None, ""))
+    judge_probe(
+        steps,
+        sign_probe(lab.key, probe_bytes(probed)),
+        parse_statement(statement),
+        Digest.sha256(statement),
+        trust=trust,
+    )
+    assert steps.failed() == ()
+    assert steps.steps[-1].detail.startswith(f"{len(CLOSABLE)} checks shown")
 
 
 def test_the_page_for_people_names_every_check_and_no_digest(probed: Probe) -> None:
