@@ -32,6 +32,10 @@ _CERTIFIED_ATTRIBUTES = (_AK_ATTRIBUTES, _AK_ATTRIBUTES | Attribute.NO_DA)
 _ECDSA = Scheme(Algorithm.ECDSA, HashAlgorithm.SHA256.tpm_id)
 _RSASSA = Scheme(Algorithm.RSASSA, HashAlgorithm.SHA256.tpm_id)
 _SCHEME_NAMES = {_ECDSA: "ecdsa-p256-sha256", _RSASSA: "rsassa-2048-sha256"}  # docs/spec/statement.md
+_CLOUDS_KEY = (
+    "a key that a cloud certified is believed by who certified it: `blindbuild trust --ak-root`, and never "
+    "beside an endorsement certificate"
+)
 PINNED_KEY = "the attestation key is pinned: nothing here shows what kind of TPM holds it"
 
 
@@ -105,7 +109,7 @@ def _one_way(session: RecordedSession, trust: TrustRoots) -> tuple[TrustMode, st
 
 def _read_key(session: RecordedSession, rule: AttestationKeyRule, *, chosen: bool) -> tuple[PublicArea, str]:
     public = parse_sized_public(session.endorsement.ak_public)
-    _check_attributes(public.attributes, rule, _CERTIFIED_ATTRIBUTES if chosen else (_AK_ATTRIBUTES,))
+    _check_attributes(public.attributes, rule, chosen=chosen)
     schemes = (_ECDSA, _RSASSA) if chosen else (_ECDSA,)
     shape = (public.name_algorithm, public.auth_policy, public.symmetric)
     if shape != (HashAlgorithm.SHA256.tpm_id, b"", None) or public.scheme not in schemes:
@@ -114,6 +118,7 @@ def _read_key(session: RecordedSession, rule: AttestationKeyRule, *, chosen: boo
             "A2",
             "key-template",
             f"expected SHA-256 names, no policy, no symmetric algorithm and {expected}",
+            hint=None if chosen else _CLOUDS_KEY,
         )
     name = _SCHEME_NAMES[public.scheme]
     if name not in rule.schemes:
@@ -123,7 +128,7 @@ def _read_key(session: RecordedSession, rule: AttestationKeyRule, *, chosen: boo
     return public, f"attributes 0x{public.attributes:08x}, {name}"
 
 
-def _check_attributes(attributes: int, rule: AttestationKeyRule, allowed: tuple[int, ...]) -> None:
+def _check_attributes(attributes: int, rule: AttestationKeyRule, *, chosen: bool) -> None:
     if attributes & rule.required_attributes != rule.required_attributes:
         raise refuse(
             "A2",
@@ -136,9 +141,15 @@ def _check_attributes(attributes: int, rule: AttestationKeyRule, allowed: tuple[
             "key-attributes",
             f"expected attributes 0x{rule.forbidden_attributes:08x} all clear, got 0x{attributes:08x}",
         )
+    allowed = _CERTIFIED_ATTRIBUTES if chosen else (_AK_ATTRIBUTES,)
     if attributes not in allowed:
         expected = " or ".join(f"0x{each:08x}" for each in allowed)
-        raise refuse("A2", "key-attributes", f"expected attributes {expected}, got 0x{attributes:08x}")
+        raise refuse(
+            "A2",
+            "key-attributes",
+            f"expected attributes {expected}, got 0x{attributes:08x}",
+            hint=None if chosen else _CLOUDS_KEY,
+        )
 
 
 def _check_strength(public: PublicArea) -> tuple[None, str]:
