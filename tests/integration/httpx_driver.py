@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+import httpcore
+import httpcore2
 import httpx
 import httpx2
 
@@ -49,3 +51,19 @@ class Driver:
 
 def post(body: bytes = SECRET, path: str = "/v1/hello", **more) -> Callable[[Any], Any]:
     return lambda client: client.post(path, content=body, **more)
+
+
+def failing(driver: Driver) -> Callable[[Any], Any]:
+    """Send a request whose body is of another stream, and ends with an error of its network."""
+    core = httpcore if driver.library is httpx else httpcore2
+
+    def parts() -> Iterator[bytes]:
+        yield SECRET
+        raise core.WriteError("of another stream")
+
+    async def awaited() -> Any:
+        for part in parts():
+            yield part
+
+    body = awaited() if driver.awaited else parts()
+    return post(body, headers={"Content-Length": str(2 * len(SECRET))})  # type: ignore[arg-type]

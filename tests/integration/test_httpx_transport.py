@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -23,8 +24,8 @@ from tests.bad_inputs import record
 from tests.fakes.attester import Attester, TlsKey
 from tests.fakes.published import NOW, honest_boot, log_bytes
 from tests.fakes.recording_server import RecordingServer, Request, answer
-from tests.fakes.world import TEST_POLICY, pinned_trust, publisher, tpm
-from tests.integration.httpx_driver import DRIVERS, LIBRARIES, SECRET, Driver, post
+from tests.fakes.world import TEST_POLICY, pinned_trust, publisher, sealed_publisher, tpm
+from tests.integration.httpx_driver import DRIVERS, LIBRARIES, SECRET, Driver, failing, post
 
 LOG = log_bytes(honest_boot())
 
@@ -287,6 +288,37 @@ def test_a_server_that_leaves_between_verdict_and_request_is_an_error_in_words(d
         error = refused(driver, server.url, expectation(audit=leave))
         assert isinstance(error, ChannelError)
         assert "It was not repeated" in (error.hint or "")
+        assert server.asked == []
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["to the end", "sealed"])
+@pytest.mark.parametrize(
+    "junk", [b"HTTP/1.1 502 X\r\n\r\n", b"\x17\x03\x03\x00\x40" + b"x" * 64], ids=["plain", "record"]
+)
+def test_what_is_no_tls_after_the_handshake_is_a_lost_connection(
+    driver: Driver, junk: bytes, sealed: bool
+) -> None:
+    def inject(_request: Request, data: bytes) -> bytes | None:
+        socket.socket.sendall(server.streams[-1], junk)
+        return data
+
+    def handle(request: Request) -> bytes:
+        return inject(request, answer(200, b"")) or b""
+
+    published = sealed_publisher() if sealed else publisher()
+    judged_by = expectation(envelope=published.envelope, release=published.release)
+    # before the verdict, and after it; after one about a sealed session, this server has nothing to say
+    for how in [{"tamper": inject}] + [{"handle": handle}] * (not sealed):
+        with RecordingServer(honest(), **how) as server:
+            error = refused(driver, server.url, judged_by, post())
+            assert type(error) is driver.library.ReadError
+            assert "the connection ended in the middle" in str(error)
+
+
+def test_a_body_that_fails_as_a_network_does_is_not_sent_as_far_as_it_came(driver: Driver) -> None:
+    with RecordingServer(honest()) as server:
+        error = refused(driver, server.url, expectation(), failing(driver))
+        assert type(error) is driver.library.WriteError
         assert server.asked == []
 
 

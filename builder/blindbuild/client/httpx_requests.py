@@ -7,6 +7,7 @@ So the work is here, over whichever module it is given, and the transports add t
 from __future__ import annotations
 
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from types import ModuleType
 from typing import Any
@@ -85,7 +86,7 @@ class Pool:
             method=request.method,
             url=pooled,
             headers=request.headers.raw,
-            content=request.stream,
+            content=_Sent(self, request.stream),
             extensions=request.extensions,
         )
 
@@ -94,6 +95,8 @@ class Pool:
         """Turn httpcore's errors into those of the library; ours go through as they are."""
         try:
             yield
+        except ssl.SSLError as error:  # what is no TLS; httpcore lets it through where it is awaited
+            raise self.library.ReadError(f"{self.judge.address}: {error}\n{LOST.text}") from error
         except (self.core.TimeoutException, self.core.NetworkError, self.core.ProtocolError) as error:
             kind = getattr(self.library, type(error).__name__, self.library.TransportError)
             advice = self._advice(error)
@@ -120,6 +123,31 @@ class Pool:
                 reason="other-server",
                 hint=OTHER_SERVER.text,
             )
+
+
+class _Sent:
+    """The body of a request: an error of its own is none of the connection's."""
+
+    def __init__(self, pool: Pool, stream: Any) -> None:
+        self._pool = pool
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self._errors():
+            yield from self._stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with self._errors():
+            async for part in self._stream:
+                yield part
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self._pool.core.WriteError as error:
+            # httpcore would take it for the end of the connection, and the request for one that was sent
+            raise self._pool.library.WriteError(f"the body of the request: {error}") from error
 
 
 class Body:
