@@ -378,3 +378,11 @@ def test_requests_and_answers_have_keys_of_their_own() -> None:
     secrets = {sealed._sender.export(use, AES_256_GCM.key_size) for use in (ANSWER_LABEL, b"", b"request")}
     assert len(secrets) == 3
     assert sealed._sender._key not in secrets
+
+
+def test_what_is_shown_of_a_request_has_no_secrets() -> None:
+    judged, _ = with_key()
+    sealed = Sealer(judged).seal(b"x")
+    shown = repr(sealed) + repr(sealed._sender)
+    for secret in (sealed._sender._key, sealed._sender._nonce, sealed._sender._exporter):
+        assert repr(secret) not in shown

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from blindbuild.client.advice import CHANGED_ANSWER, COPIED_REQUEST, LOST, UNSEALED_ANSWER, channel_error
 from blindbuild.client.exchange import Question
@@ -54,7 +54,7 @@ class SealedRequest:
     """
 
     body: bytes
-    _sender: Sender
+    _sender: Sender = field(repr=False)
 
     def question(self, *, max_body: int) -> Question:
         """Return what carries it to the image, whose answer has a body of at most `max_body` bytes."""
@@ -116,7 +116,7 @@ class Sealer:
         self._session = sealing.session
         self._numbers = itertools.count(1)
 
-    def seal(self, request: bytes) -> SealedRequest:
+    def seal(self, request: bytes | bytearray) -> SealedRequest:
         """Seal one HTTP/1.1 request, padded so that its size shows only a bucket.
 
         Raises:
@@ -129,9 +129,13 @@ class Sealer:
             sender = set_up_sender(self._recipient, info=self._info, ephemeral=secrets.token_bytes(KEY_SIZE))
         except FormatError as error:
             raise ChannelError(error.message) from error
-        message = struct.pack(">QI", next(self._numbers), len(request)) + request
-        padded = message.ljust(bucket(len(message) + RESERVE) - RESERVE, b"\0")
-        return SealedRequest(self._session + sender.encapsulated + sender.seal(self._session, padded), sender)
+        head = struct.pack(">QI", next(self._numbers), len(request))
+        length = len(head) + len(request)
+        message = b"".join((head, request, bytes(bucket(length + RESERVE) - RESERVE - length)))
+        del request  # a request may be long: no copy is kept longer than it is needed
+        ciphertext = sender.seal(self._session, message)
+        del message
+        return SealedRequest(b"".join((self._session, sender.encapsulated, ciphertext)), sender)
 
 
 class SealedConnection:

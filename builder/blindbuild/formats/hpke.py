@@ -9,7 +9,7 @@ Source: RFC 9180, whose sections are named below; RFC 9458 section 4.4 for the a
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
@@ -52,9 +52,9 @@ class Sender:
     encapsulated: bytes
     _aead: Aead
     _suite: bytes
-    _key: bytes
-    _nonce: bytes
-    _exporter: bytes
+    _key: bytes = field(repr=False)
+    _nonce: bytes = field(repr=False)
+    _exporter: bytes = field(repr=False)
 
     def seal(self, additional: bytes, message: bytes) -> bytes:
         """Return the sealed message; `additional` is not in it and must be the same when it is opened.
