@@ -21,13 +21,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from blindbuild.client import Expectation, following
+from blindbuild.client import Expectation, exchange, following
 from blindbuild.errors import ChannelError, VerificationError
 from tests.bad_inputs import record, refusing
 from tests.fakes.gate_launcher import read_request
 from tests.fakes.middle import Middle, Passing, Play
 from tests.integration.gate_harness import ENDORSEMENT, EVIDENCE
-from tests.integration.httpx_driver import DRIVERS, LIBRARIES, Driver, post
+from tests.integration.httpx_driver import DRIVERS, LIBRARIES, Driver, failing, post
 from tests.integration.sealed_machine import LATER, SEALED, SealedMachine, sealed_machine
 from tests.integration.test_scenario_client_page import BALANCER, PYTHON, SEALED_PYTHON
 
@@ -384,6 +384,48 @@ def test_a_middle_that_is_silent_meets_the_timeout(
         assert time.monotonic() - began < 5
         done.set()
         assert middle.paths.count(path) == 1
+
+
+def test_a_body_that_fails_as_a_network_does_is_not_sealed(
+    machine: SealedMachine, expectation: Expectation, driver: Driver
+) -> None:
+    with Middle(machine.gate.port) as middle:
+        with pytest.raises(driver.library.WriteError, match="of another stream"):
+            driver.run(driver.client(middle.url, expectation), failing(driver))
+        assert middle.paths == [ENDORSEMENT, EVIDENCE]
+
+
+def test_a_request_whose_client_was_closed_is_not_sent(
+    machine: SealedMachine, expectation: Expectation, driver: Driver
+) -> None:
+    def parts(client: Any) -> Iterator[bytes]:
+        yield CANARY[:1]
+        client.close()
+        yield CANARY[1:]
+
+    async def awaited(client: Any) -> Any:
+        yield CANARY[:1]
+        await client.aclose()
+        yield CANARY[1:]
+
+    def half_closed(client: Any) -> Any:
+        body = awaited(client) if driver.awaited else parts(client)
+        return post(body, headers={"Content-Length": str(len(CANARY))})(client)  # type: ignore[arg-type]
+
+    with Middle(machine.gate.port) as middle:
+        with pytest.raises(ChannelError, match="connection closed; attest again"):
+            driver.run(driver.client(middle.url, expectation), half_closed)
+        assert middle.paths == [ENDORSEMENT, EVIDENCE]
+
+
+def test_a_middle_that_drips_does_not_hold_the_client_before_the_verdict(
+    machine: SealedMachine, expectation: Expectation, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "MAX_NONCE_AGE_S", -1.0)
+    with Middle(machine.gate.port) as middle:
+        with pytest.raises(ChannelError, match="expected to have sent a request within"):
+            driver.run(driver.client(middle.url, expectation), post(CANARY))
+        assert middle.paths == []
 
 
 def test_a_middle_without_tls_is_said_so(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -363,3 +364,17 @@ def test_following_reads_revocation_lists_anew(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(UsageError, match="cannot be read"):
         following()
+
+
+def test_both_questions_have_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Question] = []
+    machine = Machine()
+
+    def answering(question: Question) -> Response:
+        asked.append(question)
+        return machine.whole(question)
+
+    began = time.monotonic()
+    ask(prepare(expectation()).exchange(SPKI), answering)
+    assert [question.deadline for question in asked] == [asked[0].deadline] * 2
+    assert began < asked[0].deadline - module.MAX_NONCE_AGE_S < time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import threading
 import time
@@ -10,10 +11,11 @@ from types import ModuleType
 import pytest
 
 from blindbuild.client import http1_forwarded, transport
+from blindbuild.client.exchange import Question
 from blindbuild.client.forwarded import ForwardedConnection
 from blindbuild.client.http1 import Response, read_with
 from blindbuild.client.http1_forwarded import reading_forwarded
-from blindbuild.client.transport import Address
+from blindbuild.client.transport import Address, shake_hands, tls_context
 from blindbuild.errors import ChannelError
 from tests.fakes.scripted_stream import ScriptedStream
 
@@ -79,6 +81,10 @@ def test_an_address_without_tls_is_for_who_asked_for_it() -> None:
         "http://host/path",
         "http://host:0",
         "http://a b",
+        "http://a..b",
+        "https://.host",
+        "https://" + "a" * 64 + ".example",
+        "https://" + "a." * 127 + "example",
     ],
 )
 def test_any_other_address_is_refused(url: str) -> None:
@@ -95,6 +101,7 @@ def test_any_other_address_is_refused(url: str) -> None:
         b"HTTP/1.1 200 OK\r\n\r\nok",
         b"HTTP/1.0 200 OK\r\n\r\nok",
         b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
+        b"HTTP/1.1 100\n\n" * 16 + OK,
         b"HTTP/1.1 103 Early\r\nLink: a\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + OK,
         b"HTTP/1.1 200\nContent-Length:2\n\nok",
         b"HTTP/1.1 200 \xff\r\nServer: \xff\r\nContent-Length: 2\r\nCONTENT-LENGTH: 2\r\n\r\nok",
@@ -134,8 +141,10 @@ def test_an_answer_is_read_in_any_form(monkeypatch: pytest.MonkeyPatch, answer: 
         (b"HTTP/1.1 200 OK\r\n" + b"Connection: ,,,,,\r\n" * ENDLESS, "at most 163840 bytes of headers"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 101\r\n\r\n" + b"x" * 101, "expected at most 100 bytes"),
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1000, "expected at most 100 bytes"),
-        (CHUNKED + b"1\r\nx\r\n0\r\n" + b"a: b\r\n" * ENDLESS, "bytes of an answer, got more"),
-        (b"HTTP/1.1 100 Continue\r\n\r\n" * (ENDLESS // 20), "bytes of an answer, got more"),
+        (CHUNKED + b"1\r\nx\r\n0\r\n" + b"a: b\r\n" * ENDLESS, "at most 163840 bytes of headers"),
+        (b"HTTP/1.1 100\n\n" * 17 + OK, "expected a final answer after at most 16 others"),
+        (CHUNKED + b"1;a\r\nx\r\n" * ENDLESS, "bytes around the body of an answer"),
+        (b"HTTP/1.1 100 " + b"\n" * ENDLESS, "expected an HTTP/1.1 status line"),
         (b"HTTP/1.1 307 X\r\nLocation: https://other/\r\n\r\n", "got a redirect"),
     ],
 )
@@ -144,7 +153,7 @@ def test_what_is_no_answer_ends_the_connection(
 ) -> None:
     connection, made = through(monkeypatch, answer)
     with pytest.raises(ChannelError, match=message):
-        ask(connection)
+        ask(connection, ENDLESS if b";a" in answer else 100)
     assert made[0].closed
     assert len(made) == 1, "nothing is sent a second time"
 
@@ -248,13 +257,27 @@ def test_a_middle_that_drips_does_not_hold_the_client(
     assert made[0].closed
 
 
+def test_an_exchange_has_one_deadline_for_all_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection, made = through(monkeypatch, OK, OK)
+    question = Question("GET", "/x", max_body=100, deadline=time.monotonic() + 5)
+    assert connection.ask(question).body == b"ok"
+    with pytest.raises(ChannelError, match=r"within -?[0-9]+ s"):
+        connection.ask(dataclasses.replace(question, deadline=time.monotonic() - 1))
+    assert made[-1].closed
+
+
+def test_a_name_that_tls_cannot_say_is_an_error_of_ours() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(ChannelError, match="cannot speak TLS"):
+        shake_hands(ours, Address("host", 443), tls_context(), server_name=".host")
+    assert ours.fileno() == -1
+
+
 def test_nobody_there_is_an_error_of_ours() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(ChannelError, match="cannot connect"):
         ForwardedConnection.open(f"http://127.0.0.1:{port}", timeout_s=5)
-    with pytest.raises(ChannelError, match="cannot connect"):
-        ForwardedConnection.open("http://a..b", timeout_s=5)
 
 
 def test_a_server_without_tls_is_said_so() -> None:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from blindbuild.client import Expectation, httpx_sealed
+from blindbuild.client import Expectation, httpx_carrier, httpx_sealed
+from blindbuild.client.advice import LOST
 from blindbuild.client.exchange import Question, prepare
 from blindbuild.client.http1 import Response
-from blindbuild.client.httpx_sealed import (
-    AsyncCarrier,
-    AsyncSealedStream,
-    Carrier,
-    SealedStream,
-    SealedTurns,
-    Unjudged,
-    Waits,
-)
+from blindbuild.client.httpx_carrier import AsyncCarrier, Carrier, Waits
+from blindbuild.client.httpx_sealed import AsyncSealedStream, SealedStream, SealedTurns, Unjudged
 from blindbuild.client.judge import Judge
+from blindbuild.client.sealed import SealedRequest
 from blindbuild.client.transport import Address, Peer
 from blindbuild.client.verdict import judge
 from blindbuild.errors import ChannelError, VerificationError
@@ -42,16 +40,26 @@ class Stream:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.readable = False
+        self.unasked: bytes | Exception | None = None
         self.closed = False
         self.written: list[tuple[bytes, float | None]] = []
 
     def write(self, data: bytes, timeout: float | None) -> Any:
-        self.written.append((data, timeout))
+        self.written.append((bytes(data), timeout))
         return self.backend.given(None)
 
     def read(self, max_bytes: int, timeout: float | None) -> Any:
+        if (max_bytes, timeout) == (1, None):  # has something come unasked?
+            return self._unasked()
         assert (max_bytes, timeout) == (64 << 10, WAITS.read_s)
         return self.backend.given(self.backend.answers.pop(0))
+
+    async def _unasked(self) -> bytes:
+        if self.unasked is None:
+            await asyncio.Event().wait()
+        if isinstance(self.unasked, Exception):
+            raise self.unasked
+        return self.unasked or b""
 
     def start_tls(self, context: ssl.SSLContext, name: str | None, timeout: float | None) -> Any:
         self.backend.shaken.append((context.minimum_version, context.verify_mode, name, timeout))
@@ -78,6 +86,7 @@ class Backend:
         self.streams: list[Stream] = []
         self.shaken: list[Any] = []
         self.breaks: Exception | None = None
+        self.connecting: Callable[[], object] = lambda: None
         self._awaited = awaited
 
     def given(self, value: Any) -> Any:
@@ -88,6 +97,7 @@ class Backend:
 
     def connect_tcp(self, host: str, port: int, timeout: float | None) -> Any:
         assert (host, port, timeout) == (HERE.host, HERE.port, WAITS.connect_s)
+        self.connecting()
         self.streams.append(Stream(self))
         return self.given(self.streams[-1])
 
@@ -264,3 +274,112 @@ def test_a_connection_whose_tls_fails_is_closed(awaited: bool) -> None:
     with pytest.raises(OSError, match="no TLS"):
         asking(backend, awaited=awaited)()
     assert backend.streams[0].closed
+
+
+@pytest.mark.parametrize("unasked", [b"H", b"", ssl.SSLError("bad record")], ids=["data", "end", "broken"])
+def test_what_was_taken_from_the_network_already_is_no_answer_to_the_next_request(
+    unasked: bytes | Exception,
+) -> None:
+    backend = Backend(OK, OK, awaited=True)
+    ask = asking(backend, awaited=True)
+    ask()
+    backend.streams[0].unasked = unasked
+    assert ask().body == b"ok"
+    assert [(len(stream.written), stream.closed) for stream in backend.streams] == [(1, True), (1, False)]
+
+
+@both
+def test_a_client_that_was_closed_neither_takes_nor_sends_nor_connects(awaited: bool) -> None:
+    turns, _ = judged([NOW])
+    turns.write(b"POST / HTTP/1.1\r\n\r\n")
+    if awaited:
+        stream: Any = AsyncSealedStream(AsyncCarrier(Nobody(), HERE), turns, 1.0)
+        asyncio.run(stream.aclose())
+        calls = (lambda: asyncio.run(stream.write(b"x")), lambda: asyncio.run(stream.read(1)))
+    else:
+        stream = SealedStream(Carrier(Nobody(), HERE), turns, 1.0)
+        stream.close()
+        calls = (lambda: stream.write(b"x"), lambda: stream.read(1))
+    for call in calls:
+        with pytest.raises(ChannelError, match="connection closed; attest again") as caught:
+            call()
+        assert caught.value.hint == LOST.text
+
+
+@both
+def test_a_client_that_is_closed_while_it_connects_sends_nothing(awaited: bool) -> None:
+    backend = Backend(OK, awaited=awaited)
+    carrier: Any = (AsyncCarrier if awaited else Carrier)(backend, HERE)
+
+    def close() -> None:
+        carrier.aclose().send(None) if awaited else carrier.close()
+
+    def close_now() -> None:
+        with contextlib.suppress(StopIteration):
+            close()
+
+    backend.connecting = close_now
+    with pytest.raises(ChannelError, match="connection closed"):
+        asyncio.run(carrier.ask(QUESTION, WAITS)) if awaited else carrier.ask(QUESTION, WAITS)
+    assert [(stream.written, stream.closed) for stream in backend.streams] == [([], True)]
+
+
+@both
+def test_a_long_request_is_written_in_parts_within_one_limit(
+    awaited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Backend(OK, awaited=awaited)
+    asked = Question("POST", "/x", body=bytes(200_000), max_body=10)
+    carrier: Any = (AsyncCarrier if awaited else Carrier)(backend, HERE)
+
+    def ask() -> Response:
+        return asyncio.run(carrier.ask(asked, WAITS)) if awaited else carrier.ask(asked, WAITS)
+
+    assert ask().body == b"ok"
+    written = [part for part, _ in backend.streams[0].written]
+    assert b"".join(written) == asked.written(host="host")
+    assert [len(part) for part in written[:-1]] == [64 << 10] * 3
+    monkeypatch.setattr(httpx_carrier, "MAX_SEND_S", -1.0)
+    with pytest.raises(ChannelError, match="expected to have sent a request within -1 s"):
+        ask()
+
+
+@both
+def test_a_question_with_a_deadline_is_not_waited_for_longer(awaited: bool) -> None:
+    carrier: Any = (AsyncCarrier if awaited else Carrier)(Backend(OK, awaited=awaited), HERE)
+
+    def ask(deadline: float) -> Response:
+        asked = dataclasses.replace(QUESTION, deadline=deadline)
+        return asyncio.run(carrier.ask(asked, WAITS)) if awaited else carrier.ask(asked, WAITS)
+
+    assert ask(time.monotonic() + 5).body == b"ok"
+    with pytest.raises(ChannelError, match=r"within -?[0-9]+ s"):
+        ask(time.monotonic() - 1)
+
+
+def test_a_tunnel_is_not_asked_for_inside_a_seal() -> None:
+    turns, _ = judged([NOW])
+    turns.write(b"CONNECT other:443 HTTP/1.1\r\n")
+    with pytest.raises(ChannelError, match="expected a request for the image, got CONNECT"):
+        turns.seal()
+
+
+def test_an_answer_to_head_has_no_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, _ = judged([NOW])
+    inside = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
+    for method, body, fits in (
+        (b"HEAD", b"", True),
+        (b"HEAD", b"HTTP/1.1 200 OK\r\n", False),
+        (b"GET", b"x", True),
+    ):
+        turns.write(method + b" / HTTP/1.1\r\n\r\n")
+        sealed = turns.seal()
+        assert sealed is not None
+        opened = inside % (len(body), body)
+        monkeypatch.setattr(SealedRequest, "answer", lambda _self, _outer, opened=opened: opened)
+        if fits:
+            turns.open(sealed, Response(200, {}, b""))
+            assert turns.read(1000) == opened
+        else:
+            with pytest.raises(ChannelError, match="expected no body in an answer to HEAD"):
+                turns.open(sealed, Response(200, {}, b""))

@@ -8,6 +8,7 @@ Source: docs/spec/evidence.md.
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Generator
@@ -48,13 +49,19 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request of the exchange, or a sealed one; `body` is None for GET."""
+    """One request of the exchange, or a sealed one.
+
+    Attributes:
+        body: None for GET.
+        deadline: until when it may take, by the clock that nobody can set.
+    """
 
     method: str
     target: str
     body: bytes | None = None
     content_type: str = _JSON
     max_body: int = MAX_ANSWER
+    deadline: float = math.inf
 
     def written(self, *, host: str) -> bytes:
         """Return its bytes; `host` is for the Host header."""
@@ -97,11 +104,13 @@ class Prepared:
         if self.sealed is not (spki is None):
             raise ChannelError(f"expected a client for images of profile {self.profile}")
         started = time.monotonic()
-        answer = yield Question("GET", ENDORSEMENT_PATH)
+        deadline = started + MAX_NONCE_AGE_S
+        answer = yield Question("GET", ENDORSEMENT_PATH, deadline=deadline)
         endorsement = parse_endorsement(_body_of(answer, "endorsement"))
         secret, credential = _challenge(endorsement, self.expectation.trust)
         nonce = secrets.token_bytes(NONCE_SIZE)
-        answer = yield Question("POST", EVIDENCE_PATH, body=self._evidence_request(nonce, credential))
+        body = self._evidence_request(nonce, credential)
+        answer = yield Question("POST", EVIDENCE_PATH, body=body, deadline=deadline)
         elapsed = time.monotonic() - started
         # Q1: a nonce is only good for a while; the longer it is out, the more there is to try with it
         limit = min(MAX_NONCE_AGE_S, self.expectation.policy.evidence_age_s)

@@ -8,6 +8,7 @@ opened anew between two requests, because what proves where the data goes is the
 from __future__ import annotations
 
 import ipaddress
+import math
 import socket
 import ssl
 
@@ -57,7 +58,14 @@ class ForwardedConnection(HttpConnection):
         return connection
 
     def request(
-        self, method: str, target: str, *, body: bytes | None = None, content_type: str, max_body: int
+        self,
+        method: str,
+        target: str,
+        *,
+        body: bytes | None = None,
+        content_type: str,
+        max_body: int,
+        deadline: float = math.inf,
     ) -> Response:
         """Send one request and read its answer, in whatever form of HTTP/1.1 it comes.
 
@@ -68,8 +76,9 @@ class ForwardedConnection(HttpConnection):
         message = write_request(method, target, host=str(self.address), body=body, content_type=content_type)
         stream = self._usable()
         try:
-            send_whole(stream, message)
-            answer = read_with(reading_forwarded(max_body=max_body), lambda: stream.recv(_CHUNK))
+            send_whole(stream, message, deadline=deadline)
+            reader = reading_forwarded(max_body=max_body, deadline=deadline)
+            answer = read_with(reader, lambda: stream.recv(_CHUNK))
         except OSError as error:
             self.close()
             raise lost(self.address, error) from error

@@ -9,18 +9,20 @@ Source: RFC 9112.
 
 from __future__ import annotations
 
+import math
 import re
-import time
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from blindbuild.client.advice import LOST, SLOW, channel_error
+from blindbuild.client.advice import LOST, channel_error
 from blindbuild.client.http1 import MAX_HEAD, Response, refuse_redirect
+from blindbuild.client.limit import Limit
 from blindbuild.client.transport import MAX_ANSWER_S
 from blindbuild.errors import ChannelError
 
 MAX_LINE = 64 << 10  # bytes; proxies add headers of some KiB
-MAX_OVERHEAD = 1 << 20  # bytes of an answer that are not its body: heads, and those of chunks
+MAX_OVERHEAD = 1 << 20  # bytes of an answer that are not its body: each line costs time
+MAX_INTERIM = 16  # answers before the final one; servers send one or two
 _STATUS_LINE = re.compile(rb"HTTP/1\.(?P<minor>[01]) (?P<status>[1-5][0-9]{2})(?: .*)?")
 _NAME = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 5.1: token
 _FRAMING = (b"connection", b"content-length", b"transfer-encoding")  # RFC 9112 6 and 9.3
@@ -37,17 +39,22 @@ class ForwardedAnswer:
     again: bool
 
 
-def reading_forwarded(*, max_body: int) -> Generator[None, bytes, ForwardedAnswer]:
+def reading_forwarded(
+    *, max_body: int, deadline: float = math.inf
+) -> Generator[None, bytes, ForwardedAnswer]:
     """Read one answer from whoever sends its bytes into this generator; nothing at all ends the connection.
 
     Raises:
         ChannelError: the answer is none, ended early, or took too long; a limit was exceeded; or it is a
             redirect.
     """
-    received = _Received(max_body + max_body // 4 + MAX_OVERHEAD)
-    head = yield from _read_head(received)
-    while head.status < 200:  # RFC 9110 15.2: a final one follows
+    received = _Received(max_body + MAX_OVERHEAD, Limit("a whole answer", MAX_ANSWER_S, deadline))
+    for _ in range(MAX_INTERIM + 1):
         head = yield from _read_head(received)
+        if head.status >= 200:  # RFC 9110 15.2: else a final one follows
+            break
+    else:
+        raise ChannelError(f"expected a final answer after at most {MAX_INTERIM} others")
     refuse_redirect(head.status)
     body = yield from _read_body(received, head, max_body)
     again = head.keeps and not received.left_over
@@ -72,12 +79,13 @@ class _Head:
 class _Received:
     """What has arrived and was not read yet."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, limit: Limit) -> None:
         self._max_bytes = max_bytes
-        self._deadline = time.monotonic() + MAX_ANSWER_S
+        self._limit = limit
         self._data = bytearray()
         self._at = 0  # what is before was read
         self._total = 0
+        self._overhead = 0
 
     @property
     def left_over(self) -> bool:
@@ -93,8 +101,11 @@ class _Received:
                 raise ChannelError(f"expected a line of at most {MAX_LINE} bytes, got more")
             if not (yield from self._more()):
                 raise _cut()
-        found = bytes(self._data[self._at : end])
-        self._at = end + 1
+        self._overhead += end + 1 - self._at
+        if self._overhead > MAX_OVERHEAD:
+            raise ChannelError(f"expected at most {MAX_OVERHEAD} bytes around the body of an answer")
+        found = self._taken(end)
+        self._at += 1
         return found.removesuffix(b"\r")  # RFC 9112 2.2: a line feed alone may be taken for an end
 
     def exactly(self, size: int) -> Generator[None, bytes, bytes]:
@@ -102,25 +113,28 @@ class _Received:
         while len(self._data) - self._at < size:
             if not (yield from self._more()):
                 raise _cut()
-        found = bytes(self._data[self._at : self._at + size])
-        self._at += size
-        return found
+        return self._taken(self._at + size)
 
     def rest(self, max_bytes: int) -> Generator[None, bytes, bytes]:
         """Read to the end of the connection."""
         while (yield from self._more()):
             pass
-        found = bytes(self._data[self._at :])
-        self._at = len(self._data)
-        _check_size(len(found), max_bytes)
+        _check_size(len(self._data) - self._at, max_bytes)
+        return self._taken(len(self._data))
+
+    def _taken(self, end: int) -> bytes:
+        with memoryview(self._data) as data:  # copied once: a body may be long
+            found = bytes(data[self._at : end])
+        self._at = end
+        if end == len(self._data):
+            self._data, self._at = bytearray(), 0
         return found
 
     def _more(self) -> Generator[None, bytes, bool]:
         del self._data[: self._at]
         self._at = 0
         data = yield
-        if time.monotonic() > self._deadline:
-            raise channel_error(f"expected a whole answer within {MAX_ANSWER_S:.0f} s", SLOW)
+        self._limit.check()
         self._total += len(data)
         if self._total > self._max_bytes:
             raise ChannelError(f"expected at most {self._max_bytes} bytes of an answer, got more")
@@ -134,11 +148,7 @@ def _read_head(received: _Received) -> Generator[None, bytes, _Head]:
     if found is None:
         raise ChannelError(f"expected an HTTP/1.1 status line, got {line[:80]!r}")
     said: dict[bytes, list[bytes]] = {name: [] for name in _FRAMING}
-    size = 0
-    while line := (yield from received.line()):
-        size += len(line)
-        if size > MAX_HEAD:
-            raise ChannelError(f"expected at most {MAX_HEAD} bytes of headers")
+    for line in (yield from _read_lines(received)):
         name, colon, value = line.partition(b":")
         if not colon or not _NAME.fullmatch(name):
             raise ChannelError(f"expected a header line, got {line[:80]!r}")
@@ -151,6 +161,17 @@ def _read_head(received: _Received) -> Generator[None, bytes, _Head]:
         chunked, length = False, 0
     keeps = found["minor"] == b"1" and b"close" not in said[b"connection"]
     return _Head(status, chunked, length, keeps and (chunked or length is not None))
+
+
+def _read_lines(received: _Received) -> Generator[None, bytes, list[bytes]]:
+    """Read to an empty line."""
+    lines, size = [], 0
+    while line := (yield from received.line()):
+        size += len(line)
+        if size > MAX_HEAD:
+            raise ChannelError(f"expected at most {MAX_HEAD} bytes of headers")
+        lines.append(line)
+    return lines
 
 
 def _is_chunked(codings: list[bytes]) -> bool:
@@ -177,7 +198,8 @@ def _read_body(received: _Received, head: _Head, max_body: int) -> Generator[Non
 
 
 def _read_chunks(received: _Received, max_body: int) -> Generator[None, bytes, bytes]:
-    body = bytearray()
+    parts: list[bytes] = []
+    length = 0
     while True:
         line = yield from received.line()
         found = _CHUNK.fullmatch(line)
@@ -186,13 +208,13 @@ def _read_chunks(received: _Received, max_body: int) -> Generator[None, bytes, b
         size = int(found["size"], 16)
         if size == 0:
             break
-        _check_size(len(body) + size, max_body)
-        body += yield from received.exactly(size)
+        length += size
+        _check_size(length, max_body)
+        parts.append((yield from received.exactly(size)))
         if (yield from received.line()):
             raise ChannelError("expected the end of a chunk, got more")
-    while (yield from received.line()):  # RFC 9112 7.1.2: trailers mean nothing here
-        pass
-    return bytes(body)
+    yield from _read_lines(received)  # RFC 9112 7.1.2: trailers mean nothing here
+    return b"".join(parts)
 
 
 def _check_size(size: int, max_body: int) -> None:

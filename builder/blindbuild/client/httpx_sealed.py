@@ -10,36 +10,19 @@ between two requests: what proves where the data goes is the seal.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from blindbuild.client.attest import MAX_RESPONSE
-from blindbuild.client.exchange import Prepared, Question, ask
-from blindbuild.client.forwarded import forwarding_context, server_name
-from blindbuild.client.http1 import Response, read_with
-from blindbuild.client.http1_forwarded import reading_forwarded
-from blindbuild.client.httpx_streams import READABLE, close_shielded, in_thread, limited
+from blindbuild.client.exchange import Prepared, ask
+from blindbuild.client.http1 import Response
+from blindbuild.client.httpx_carrier import AsyncCarrier, Carrier, Waits, drive
+from blindbuild.client.httpx_streams import READABLE, in_thread, limited
 from blindbuild.client.judge import Judge
 from blindbuild.client.sealed import MAX_REQUEST, SealedRequest, Sealer, read_opened
-from blindbuild.client.transport import Address, Peer
+from blindbuild.client.transport import Peer
 from blindbuild.client.verdict import Verdict, judge, recorded
 from blindbuild.errors import ChannelError
 from blindbuild.verify import RecordedSession
-
-_CHUNK = 64 << 10  # bytes
-_Asked = TypeVar("_Asked")
-_Given = TypeVar("_Given")
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Waits:
-    """Time limits in seconds, each for one wait; None is none."""
-
-    connect_s: float | None
-    write_s: float | None
-    read_s: float | None
 
 
 class SealedTurns:
@@ -56,6 +39,7 @@ class SealedTurns:
         self._verdict = verdict
         self._judge = judge
         self._request = bytearray()
+        self._asks_head = False
         self._answer = memoryview(b"")
 
     def write(self, buffer: bytes) -> None:
@@ -73,23 +57,33 @@ class SealedTurns:
         """Return the request that was written, to be sent once; None if nothing was written.
 
         Raises:
-            ChannelError: the verdict does not stand any more: making the request may have taken long.
+            ChannelError: the verdict does not stand any more: making the request may have taken long. Or it
+                asks for a tunnel, which would end in the seal.
         """
         if not self._request:
             return None
         self._judge.check(self._verdict)
-        request, self._request = bytes(self._request), bytearray()
-        return self._sealer.seal(request)
+        if self._request.startswith(b"CONNECT "):
+            raise ChannelError("expected a request for the image, got CONNECT")
+        self._asks_head = self._request.startswith(b"HEAD ")
+        return self._sealer.seal(self._taken())
+
+    def _taken(self) -> bytearray:
+        request, self._request = self._request, bytearray()
+        return request
 
     def open(self, sealed: SealedRequest, outer: Response) -> None:
         """Open what came back.
 
         Raises:
             VerificationError: step C3, as `SealedRequest.answer` and `read_opened`.
-            ChannelError: there is no sealed answer.
+            ChannelError: there is no sealed answer, or one to HEAD with a body, which a pool would take for
+                the next answer.
         """
         answer = sealed.answer(outer)
-        read_opened(answer, max_body=MAX_RESPONSE)
+        opened = read_opened(answer, max_body=MAX_RESPONSE)
+        if self._asks_head and opened.body:
+            raise ChannelError("expected no body in an answer to HEAD, got one")
         self._answer = memoryview(answer)
 
     def read(self, max_bytes: int) -> bytes:
@@ -100,108 +94,6 @@ class SealedTurns:
     def get_extra_info(self, info: str) -> Any:
         """Return what a pool asks for; an idle connection whose verdict has ended looks cut."""
         return not self._judge.stands(self._verdict) if info == READABLE else None
-
-
-class Carrier:
-    """Asks whoever stands before the image, on a connection that is opened anew when it has ended.
-
-    Args:
-        backend: httpcore's own, which opens connections.
-        address: the only one that is asked.
-    """
-
-    def __init__(self, backend: Any, address: Address) -> None:
-        self._backend = backend
-        self.address = address
-        self._stream: Any = None
-
-    def ask(self, question: Question, waits: Waits) -> Response:
-        """Send one request and read its answer; it is not sent a second time.
-
-        Raises:
-            ChannelError: the answer is a redirect, too long, or none.
-        """
-        stream = self._usable(waits.connect_s)
-        try:
-            stream.write(question.written(host=str(self.address)), waits.write_s)
-            reader = reading_forwarded(max_body=question.max_body)
-            answer = read_with(reader, lambda: stream.read(_CHUNK, waits.read_s))
-        except BaseException:
-            self.close()
-            raise
-        if not answer.again:
-            self.close()
-        return answer.response
-
-    def close(self) -> None:
-        """Close the connection, if there is one."""
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.close()
-
-    def _usable(self, wait_s: float | None) -> Any:
-        # an end, or something that nobody asked for
-        if self._stream is not None and self._stream.get_extra_info(READABLE):
-            self.close()
-        if self._stream is None:
-            self._stream = self._connect(wait_s)
-        return self._stream
-
-    def _connect(self, wait_s: float | None) -> Any:
-        stream = self._backend.connect_tcp(self.address.host, self.address.port, wait_s)
-        if not self.address.tls:
-            return stream
-        try:
-            return stream.start_tls(forwarding_context(), server_name(self.address), wait_s)
-        except BaseException:
-            stream.close()
-            raise
-
-
-class AsyncCarrier:
-    """The same, awaited."""
-
-    def __init__(self, backend: Any, address: Address) -> None:
-        self._backend = backend
-        self.address = address
-        self._stream: Any = None
-
-    async def ask(self, question: Question, waits: Waits) -> Response:
-        """Send one request and read its answer; see `Carrier.ask`."""
-        stream = await self._usable(waits.connect_s)
-        try:
-            await stream.write(question.written(host=str(self.address)), waits.write_s)
-            reader = reading_forwarded(max_body=question.max_body)
-            answer = await _drive(reader, lambda _: stream.read(_CHUNK, waits.read_s))
-        except BaseException:
-            await self.aclose()
-            raise
-        if not answer.again:
-            await self.aclose()
-        return answer.response
-
-    async def aclose(self) -> None:
-        """Close the connection, if there is one."""
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            await close_shielded(stream)
-
-    async def _usable(self, wait_s: float | None) -> Any:
-        if self._stream is not None and self._stream.get_extra_info(READABLE):
-            await self.aclose()
-        if self._stream is None:
-            self._stream = await self._connect(wait_s)
-        return self._stream
-
-    async def _connect(self, wait_s: float | None) -> Any:
-        stream = await self._backend.connect_tcp(self.address.host, self.address.port, wait_s)
-        if not self.address.tls:
-            return stream
-        try:
-            return await stream.start_tls(forwarding_context(), server_name(self.address), wait_s)
-        except BaseException:
-            await close_shielded(stream)
-            raise
 
 
 class SealedStream:
@@ -215,6 +107,7 @@ class SealedStream:
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Keep a part of a request, if the verdict still holds; see `SealedTurns.write`."""
+        self._carrier.check()
         self._turns.write(buffer)
         self._write_s = timeout
 
@@ -223,8 +116,9 @@ class SealedStream:
 
         Raises:
             VerificationError: as `SealedTurns.open`.
-            ChannelError: the verdict does not hold any more, or there is no sealed answer.
+            ChannelError: the verdict does not hold any more, or there is no sealed answer; or it was closed.
         """
+        self._carrier.check()
         sealed = self._turns.seal()
         if sealed is not None:
             waits = Waits(self._connect_s, self._write_s, timeout)
@@ -255,6 +149,7 @@ class AsyncSealedStream:
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Keep a part of a request, if the verdict still holds; see `SealedTurns.write`."""
+        self._carrier.check()
         self._turns.write(buffer)
         self._write_s = timeout
 
@@ -263,8 +158,9 @@ class AsyncSealedStream:
 
         Raises:
             VerificationError: as `SealedTurns.open`.
-            ChannelError: the verdict does not hold any more, or there is no sealed answer.
+            ChannelError: the verdict does not hold any more, or there is no sealed answer; or it was closed.
         """
+        self._carrier.check()
         sealed = self._turns.seal()
         if sealed is not None:
             waits = Waits(self._connect_s, self._write_s, timeout)
@@ -331,7 +227,7 @@ class AsyncUnjudged:
         waits = Waits(wait_s, wait_s, wait_s)
         try:
             with recorded(self._prepared.expectation, server):
-                session = await _drive(
+                session = await drive(
                     self._prepared.exchange(None), lambda question: self._carrier.ask(question, waits)
                 )
             verdict = await in_thread(lambda: judge(self._prepared, session, Peer(server, session.spki)))
@@ -343,13 +239,3 @@ class AsyncUnjudged:
     async def aclose(self) -> None:
         """Close the connection."""
         await self._carrier.aclose()
-
-
-async def _drive(talk: Generator[_Asked, _Given, _T], answer: Callable[[_Asked], Awaitable[_Given]]) -> _T:
-    """Give a generator what it asks for, until it returns: `exchange.ask` and `http1.read_with`, awaited."""
-    try:
-        asked = next(talk)
-        while True:
-            asked = talk.send(await answer(asked))
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]

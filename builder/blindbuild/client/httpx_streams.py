@@ -133,7 +133,8 @@ class AttestingBackend:
         _same_server(address, host, port)
         prepared = self._judge.prepare()  # what was published is judged before a server is asked
         if prepared.sealed:
-            from blindbuild.client.httpx_sealed import Carrier, Unjudged
+            from blindbuild.client.httpx_carrier import Carrier
+            from blindbuild.client.httpx_sealed import Unjudged
 
             return Unjudged(Carrier(self._inner, address), prepared, self._judge)
         address.check_tls()
@@ -161,7 +162,8 @@ class AsyncAttestingBackend:
         _same_server(address, host, port)
         prepared = await in_thread(self._judge.prepare)
         if prepared.sealed:
-            from blindbuild.client.httpx_sealed import AsyncCarrier, AsyncUnjudged
+            from blindbuild.client.httpx_carrier import AsyncCarrier
+            from blindbuild.client.httpx_sealed import AsyncUnjudged
 
             return AsyncUnjudged(AsyncCarrier(self._inner, address), prepared, self._judge)
         address.check_tls()

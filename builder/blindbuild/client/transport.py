@@ -8,10 +8,10 @@ is never replaced by another one behind the caller's back.
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 import ssl
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from blindbuild.client.advice import EARLY_ANSWER, LOST, NO_TLS, SLOW, UNREACHABLE, channel_error
 from blindbuild.client.http1 import Response, read_response, write_request
+from blindbuild.client.limit import Limit
 from blindbuild.errors import ChannelError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ MAX_ANSWER_S = 600.0  # for a whole answer: a server that drips bytes does not h
 MAX_SEND_S = 600.0  # for a whole request, likewise
 _CHUNK = 64 << 10  # bytes
 _URL = re.compile(
-    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::(?P<port>[0-9]{1,5}))?/?"
+    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:]+\])(?::(?P<port>[0-9]{1,5}))?/?"
 )
 
 
@@ -70,7 +71,12 @@ class Address:
         port = int(found["port"] or default_port(tls=tls))
         if not 1 <= port <= 65535:
             raise ChannelError(f"expected a port from 1 to 65535, got {port}")
-        return cls(found["host"].strip("[]"), port, tls)
+        host = found["host"].strip("[]")
+        try:
+            host.encode("idna")  # as sockets do, with an error of their own
+        except UnicodeError as error:
+            raise _no_address(url) from error
+        return cls(host, port, tls)
 
     def check_tls(self) -> None:
         """Refuse an address without TLS, for an image whose requests are not sealed.
@@ -123,9 +129,16 @@ class HttpConnection(ABC):
 
     @abstractmethod
     def request(
-        self, method: str, target: str, *, body: bytes | None = None, content_type: str, max_body: int
+        self,
+        method: str,
+        target: str,
+        *,
+        body: bytes | None = None,
+        content_type: str,
+        max_body: int,
+        deadline: float = math.inf,
     ) -> Response:
-        """Send one request and read its answer.
+        """Send one request and read its answer; no part of either is waited for after `deadline`.
 
         Raises:
             ChannelError: there is none; the request is not sent a second time.
@@ -143,6 +156,7 @@ class HttpConnection(ABC):
             body=question.body,
             content_type=question.content_type,
             max_body=question.max_body,
+            deadline=question.deadline,
         )
 
     def close(self) -> None:
@@ -204,7 +218,14 @@ class Connection(HttpConnection):
             raise
 
     def request(
-        self, method: str, target: str, *, body: bytes | None = None, content_type: str, max_body: int
+        self,
+        method: str,
+        target: str,
+        *,
+        body: bytes | None = None,
+        content_type: str,
+        max_body: int,
+        deadline: float = math.inf,
     ) -> Response:
         """Send one request and read its answer.
 
@@ -213,9 +234,9 @@ class Connection(HttpConnection):
                 and nothing is ever sent again: a new connection may end somewhere else.
         """
         message = write_request(method, target, host=str(self.address), body=body, content_type=content_type)
-        return self.transmit(message, max_body=max_body)
+        return self.transmit(message, max_body=max_body, deadline=deadline)
 
-    def transmit(self, message: bytes, *, max_body: int) -> Response:
+    def transmit(self, message: bytes, *, max_body: int, deadline: float = math.inf) -> Response:
         """Send the bytes of one request and read its answer.
 
         Raises:
@@ -226,8 +247,8 @@ class Connection(HttpConnection):
             raise lost(self.address)
         try:
             refuse_early_answer(stream)
-            send_whole(stream, message)
-            response = read_response(_receiver(stream), max_body=max_body)
+            send_whole(stream, message, deadline=deadline)
+            response = read_response(_receiver(stream, deadline), max_body=max_body)
         except OSError as error:
             self.close()
             raise lost(self.address, error) from error
@@ -257,7 +278,7 @@ def connect(address: Address, *, timeout_s: float) -> socket.socket:
     """
     try:
         return socket.create_connection((address.host, address.port), timeout=timeout_s)
-    except (OSError, UnicodeError) as error:  # the latter for names that IDNA cannot encode, as a..b
+    except OSError as error:
         raise channel_error(f"{address}: cannot connect: {error}", UNREACHABLE) from error
 
 
@@ -271,7 +292,7 @@ def shake_hands(
     """
     try:
         return context.wrap_socket(plain, server_hostname=server_name)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter for names that OpenSSL does not take
         plain.close()
         oldest = context.minimum_version.name.removeprefix("TLSv").replace("_", ".")
         raise channel_error(f"{address}: cannot speak TLS {oldest}: {error}", NO_TLS) from error
@@ -305,28 +326,26 @@ def refuse_early_answer(stream: socket.socket) -> None:
     raise ConnectionError("the server has hung up")
 
 
-def send_whole(stream: socket.socket, message: bytes) -> None:
-    """Send all of a message, within `MAX_SEND_S`.
+def send_whole(stream: socket.socket, message: bytes, *, deadline: float = math.inf) -> None:
+    """Send all of a message, within `MAX_SEND_S` and before `deadline`.
 
     Raises:
         ChannelError: it takes longer.
         OSError: the connection has ended.
     """
     # sendall() would wait anew for each part, for as long as the server takes one byte now and then
-    deadline = time.monotonic() + MAX_SEND_S
+    limit = Limit("to have sent a request", MAX_SEND_S, deadline)
     rest = memoryview(message)
     while rest:
-        if time.monotonic() > deadline:
-            raise channel_error(f"expected to have sent a request within {MAX_SEND_S:.0f} s", SLOW)
+        limit.check()
         rest = rest[stream.send(rest[:_CHUNK]) :]
 
 
-def _receiver(stream: ssl.SSLSocket) -> Callable[[], bytes]:
-    deadline = time.monotonic() + MAX_ANSWER_S
+def _receiver(stream: ssl.SSLSocket, deadline: float) -> Callable[[], bytes]:
+    limit = Limit("a whole answer", MAX_ANSWER_S, deadline)
 
     def receive() -> bytes:
-        if time.monotonic() > deadline:
-            raise channel_error(f"expected a whole answer within {MAX_ANSWER_S:.0f} s", SLOW)
+        limit.check()
         return stream.recv(_CHUNK)
 
     return receive
