@@ -91,8 +91,8 @@ class Carrier:
             stream.close()
 
     def _usable(self, wait_s: float | None) -> Any:
-        # an end, or something that nobody asked for
-        if self._stream is not None and self._stream.get_extra_info(READABLE):
+        stream = self._stream  # which another thread may close meanwhile
+        if stream is not None and stream.get_extra_info(READABLE):  # an end, or what nobody asked for
             self._drop()
         if self._stream is None:
             self._stream = self._connect(wait_s)
