@@ -418,6 +418,30 @@ def test_a_request_whose_client_was_closed_is_not_sent(
         assert middle.paths == [ENDORSEMENT, EVIDENCE]
 
 
+def test_a_client_that_is_closed_before_the_verdict_sends_nothing_after_it(
+    machine: SealedMachine, expectation: Expectation, driver: Driver
+) -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    def close(passing: Passing) -> tuple[int, bytes]:
+        if passing.path == EVIDENCE:
+            if driver.awaited:
+                asyncio.run_coroutine_threadsafe(client.aclose(), loops[0]).result(10)
+            else:
+                client.close()
+        return passing.on()
+
+    async def awaited(client: Any) -> Any:
+        loops.append(asyncio.get_running_loop())
+        return await post(CANARY)(client)
+
+    with Middle(machine.gate.port, close) as middle:
+        client = driver.client(middle.url, expectation)
+        with pytest.raises(ChannelError, match="connection closed; attest again"):
+            driver.run(client, awaited if driver.awaited else post(CANARY))
+        assert middle.paths == [ENDORSEMENT, EVIDENCE]
+
+
 def test_a_middle_that_drips_does_not_hold_the_client_before_the_verdict(
     machine: SealedMachine, expectation: Expectation, driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

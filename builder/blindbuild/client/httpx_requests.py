@@ -12,7 +12,16 @@ from collections.abc import AsyncIterator, Iterator
 from types import ModuleType
 from typing import Any
 
-from blindbuild.client.advice import BUSY, LOST, NO_TLS, OTHER_SERVER, SLOW, UNREACHABLE, Advice
+from blindbuild.client.advice import (
+    BUSY,
+    LOST,
+    NO_TLS,
+    OTHER_SERVER,
+    SLOW,
+    UNREACHABLE,
+    Advice,
+    channel_error,
+)
 from blindbuild.client.expectation import Expecting
 from blindbuild.client.httpx_streams import AsyncAttestingBackend, AttestingBackend, in_thread
 from blindbuild.client.judge import DEFAULT_REFRESH_S, IDLE_S, MAX_CONNECTIONS, Judge
@@ -58,6 +67,7 @@ class Pool:
     ) -> None:
         self.library = library
         self.core = core
+        self.closed = False
         self.judge = Judge(Address.parse(url, plain=True), expecting, refresh_s=refresh_s)
         backend: Any
         if asynchronous:
@@ -133,13 +143,20 @@ class _Sent:
         self._stream = stream
 
     def __iter__(self) -> Iterator[bytes]:
+        self._check()
         with self._errors():
             yield from self._stream
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._check()
         with self._errors():
             async for part in self._stream:
                 yield part
+
+    def _check(self) -> None:
+        # a pool that is closed during an exchange would use the connection that comes of it, and keep it
+        if self._pool.closed:
+            raise channel_error(f"{self._pool.judge.address}: connection closed; attest again", LOST)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -235,7 +252,8 @@ class Sender(_Pooled):
             return self._response(self._pool.connections.handle_request(asked))
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, for good."""
+        self._pool.closed = True
         self._pool.connections.close()
 
 
@@ -253,7 +271,8 @@ class AsyncSender(_Pooled):
             return self._response(await self._pool.connections.handle_async_request(asked))
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections, for good."""
+        self._pool.closed = True
         await self._pool.connections.aclose()
 
 
