@@ -46,7 +46,11 @@ def test_the_next_person_sees_what_the_probe_has_come_to(place: Place) -> None:
     (place.image / "probe.json").unlink()  # only the envelope travels
     result = done("sign", place.image, "--probe", "--add", "--key", place.key("bert"))
     assert place.signers(ENVELOPE, STATEMENT_TYPE) == {"anna", "bert"}
-    for said in ("the probe of hello 1.0.0, signatures so far: 1", "16 checks shown (tcg)", "memory open"):
+    for said in (
+        "the probe of hello 1.0.0, signatures so far, unverified: 1",
+        "16 checks shown (tcg)",
+        "memory open",
+    ):
         assert said in result.stderr
     assert f"{ENVELOPE} over statement" in result.stdout
 

@@ -55,7 +55,10 @@ def probe_value(by: Publisher | None = None) -> dict[str, Any]:
             "tool": {"name": "blindbuild", "version": "0.1.0"},
             "machine": {"accelerator": "tcg", "qemu": "7.2.22", "memoryMiB": 256},
             "images": [hostile, {"role": "leaky", "digest": {"sha256": LEAKY}}],
-            "phases": [{"role": "product", "phase": "boot", "milliseconds": 11500}],
+            "phases": [
+                {"role": role, "phase": "boot", "milliseconds": 11500}
+                for role in ("product", "hostile", "leaky")
+            ],
             "checks": [check(name) for name in NAMES],
             "notLookedAt": [{"what": "vsock", "why": "this host has none"}],
         },

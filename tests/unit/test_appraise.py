@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -63,6 +64,7 @@ from tests.fakes.world import (
 )
 
 STATEMENT = Digest.sha256(publisher().statement)
+TPM = (b"\x00\x0b" + hashlib.sha256(tpm().ek_public[2:]).digest()).hex()  # the endorsement key's name
 
 
 def shaped(**changes):
@@ -112,7 +114,7 @@ def test_an_honest_session_is_accepted(bank: str) -> None:
     assert accepted.attestation_key == tpm().ak_name
     assert accepted.platform == "qemu-q35-ovmf-2025.02"
     assert accepted.expires == NOW + 3600
-    assert accepted.history == History(42, STATEMENT, NOW, {tpm().ak_name.hex(): ClockInfo(3074, 2, 0, True)})
+    assert accepted.history == History(42, STATEMENT, NOW, {TPM: ClockInfo(3074, 2, 0, True)})
     assert any("operator-run TPM" in warning for warning in accepted.warnings)
     assert any("first use" in warning for warning in accepted.warnings)
 
@@ -270,14 +272,23 @@ HISTORIES = {
     "another statement of the same sequence": (History(42, Digest.sha256(b"x"), NOW), "M10:equivocation"),
     "a clock set back": (History(42, STATEMENT, NOW + 61), "M9:clock-went-back"),
     "106 fewer resets of the TPM": (
-        History(42, STATEMENT, NOW, {tpm().ak_name.hex(): ClockInfo(1, 3, 0, True)}),
+        History(42, STATEMENT, NOW, {TPM: ClockInfo(1, 3, 0, True)}),
         "Q12:clock-went-back",
     ),
     "an earlier clock of the TPM": (
-        History(42, STATEMENT, NOW, {tpm().ak_name.hex(): ClockInfo(3075, 2, 0, True)}),
+        History(42, STATEMENT, NOW, {TPM: ClockInfo(3075, 2, 0, True)}),
         "Q12:clock-went-back",
     ),
 }
+
+
+def test_a_tpm_that_was_given_another_attestation_key_has_the_same_clock() -> None:
+    """Whoever fills the TPM's memory has it make any number of them from templates of his own."""
+    ahead = History(42, STATEMENT, NOW, {TPM: ClockInfo(99999, 9, 0, True)})
+    another = session(tpm().but(ak=ec.generate_private_key(ec.SECP256R1())))
+    for made in (another, with_endorsement(another, ak_certificate=b"\x30\x00")):
+        judge(made).accepted()
+        refused(judge.but(history=ahead)(made), "Q12:clock-went-back")
 
 
 @pytest.mark.parametrize("name", numbered(HISTORIES))
@@ -289,8 +300,8 @@ def test_what_is_older_than_what_was_accepted_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "history",
     [
-        History(42, STATEMENT, NOW, {tpm().ak_name.hex(): ClockInfo(3074, 2, 0, True)}),
-        History(41, Digest.sha256(b"before"), NOW - 10, {tpm().ak_name.hex(): ClockInfo(99999, 1, 9, True)}),
+        History(42, STATEMENT, NOW, {TPM: ClockInfo(3074, 2, 0, True)}),
+        History(41, Digest.sha256(b"before"), NOW - 10, {TPM: ClockInfo(99999, 1, 9, True)}),
         History(0, Digest.sha256(b"before"), 0, {"00" * 34: ClockInfo(0, 9, 9, True)}),
     ],
 )

@@ -50,6 +50,28 @@ def test_json_that_two_readers_could_read_differently_is_refused(name: str) -> N
         parse_json(document)
 
 
+def test_what_takes_far_more_memory_than_bytes_is_refused_before_it_is_parsed() -> None:
+    for many in (
+        b"[" + b"[]," * 300_000 + b"0]",
+        b"[" + b"0," * 600_000 + b"0]",
+        b"[" + b"{}," * 300_000 + b"0]",
+    ):
+        with pytest.raises(CanonicalError, match="at most 524288 values"):
+            parse_json(many, max_bytes=len(many))
+    parse_json(b"[" + b"0," * 500_000 + b"0]", max_bytes=1 << 20)
+
+
+def test_a_message_shows_the_beginning_of_what_is_wrong() -> None:
+    long = b"a" * 100_000
+    for document in (b'{"%s":1,"%s":2}' % (long, long), '{"é%s":1}'.encode() % long):
+        with pytest.raises(CanonicalError) as caught:
+            parse_json(document)
+        assert len(str(caught.value)) < 200
+    with pytest.raises(CanonicalError) as caught:
+        canonical_bytes({"é" * 100_000: 1})
+    assert len(str(caught.value)) < 200
+
+
 @pytest.mark.parametrize("name", NOT_CANONICAL)
 def test_json_in_another_form_than_rfc_8785_is_refused(name: str) -> None:
     parse_json(NOT_CANONICAL[name])

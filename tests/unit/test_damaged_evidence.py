@@ -97,11 +97,15 @@ def _certificate(data: bytes) -> Judged:
 
 
 def _log_says_the_same(data: bytes) -> bool:
-    """What is measured, of the quoted bank, of the registers that the statement says something about."""
+    """What is measured, of the quoted bank, of the registers that the statement says something about.
+
+    A type is not measured. The statement says which events have which, but for the firmware's own in register
+    0, of which it has the value alone.
+    """
 
     def measured(log: bytes) -> list[tuple]:
         return [
-            (event.register, event.event_type, event.digests[HashAlgorithm.SHA256])
+            (event.register, event.register and event.event_type, event.digests[HashAlgorithm.SHA256])
             for event in parse_event_log(log).events
             if event.register not in (1, 16, 23)
         ]

@@ -13,19 +13,20 @@ from typing import Any
 
 import pytest
 
+from blindbuild.client import Expectation
 from blindbuild.client.tuf import TufRepository
 from blindbuild.errors import EnvelopeError, ManifestError
 from blindbuild.machine.probe.checks import CHECKS as CARRIED_OUT
 from blindbuild.manifest import parse_trust
 from blindbuild.manifest.probe import CHECKS, OPEN_CHECKS
 from blindbuild.publish import TrustContent, add_signature, cosign_probe, generate_key, make_trust
-from blindbuild.verify import Appraisal, check_publication
+from blindbuild.verify import Appraisal, Policy, check_publication
 from blindbuild.verify.checklist import Outcome
 from tests.bad_inputs import refused
 from tests.fakes.channels import _STATES
 from tests.fakes.damage import bit_flips, truncations
-from tests.fakes.probed import NAMES, check, check_of, probe_envelope, probe_value
-from tests.fakes.published import NOW, RELEASE_TYPE, STATEMENT_TYPE
+from tests.fakes.probed import LEAKY, NAMES, check, check_of, probe_envelope, probe_value
+from tests.fakes.published import NOW, RELEASE_TYPE, STATEMENT_TYPE, Publisher
 from tests.fakes.tuf_world import TufWorld
 from tests.fakes.world import TEST_POLICY, authority, judge, pinned_trust, publisher, session
 
@@ -69,6 +70,14 @@ def test_without_a_probe_no_server_is_asked() -> None:
         publisher().envelope, release=publisher().release, trust=pinned_trust(), now=NOW, policy=ASKING
     )
     assert published.reasons == {"P5:probe-missing"}
+
+
+def test_a_file_that_nobody_asked_for_makes_no_server_prove_itself_again() -> None:
+    def expecting(policy: Policy, probe: bytes | None) -> Expectation:
+        return Expectation(publisher().envelope, publisher().release, pinned_trust(), policy, probe=probe)
+
+    assert expecting(TEST_POLICY, None).same_basis(expecting(TEST_POLICY, b"junk"))
+    assert not expecting(ASKING, probe_envelope()).same_basis(expecting(ASKING, b"junk"))
 
 
 # --- who says so
@@ -182,12 +191,28 @@ DISAGREES = {
     "the image as its own hostile control": lambda v: v["predicate"]["images"][0].update(
         digest=v["subject"][0]["digest"]
     ),
+    "one image in two roles": lambda v: v["predicate"]["images"][0].update(digest={"sha256": LEAKY}),
+    "no hostile image": lambda v: v["predicate"]["images"].pop(0),
+    "no machine of the image": lambda v: v["predicate"]["phases"].pop(0),
+    "no hostile machine": lambda v: v["predicate"]["phases"].pop(1),
+    "no leaky machine": lambda v: v["predicate"]["phases"].pop(2),
 }
 
 
 @pytest.mark.parametrize("name", DISAGREES)
 def test_a_probe_that_contradicts_the_statement_is_refused(name: str) -> None:
     refused(judged(changed(DISAGREES[name])), "P5:probe-disagrees")
+
+
+def test_another_file_of_the_image_is_no_control_either() -> None:
+    disk = {"name": "hello.raw", "digest": {"sha256": LEAKY}}
+    both = Publisher(
+        publisher().key, publisher().value | {"subject": [*publisher().value["subject"], disk]}, {}
+    )
+    honest = probe_value(both)
+    honest["subject"] = honest["subject"][:1]
+    ask = judge.but(published=both, policy=ASKING, probe=probe_envelope(honest))
+    refused(ask(session(statement=both.statement)), "P5:probe-disagrees", saying="other images")
 
 
 # --- what it says
@@ -291,6 +316,17 @@ def test_a_required_probe_covers_what_the_ledger_can_only_state() -> None:
 
 
 # --- a second signature
+
+
+def test_a_signature_that_makes_an_envelope_unreadable_is_not_put_under_it() -> None:
+    def full(envelope: bytes) -> bytes:
+        value = json.loads(envelope)
+        return json.dumps(value | {"signatures": value["signatures"] * 16}).encode()
+
+    with pytest.raises(EnvelopeError, match="a list of 1 to 16"):
+        cosign_probe(generate_key(), full(probe_envelope()))
+    with pytest.raises(EnvelopeError, match="a list of 1 to 16"):
+        add_signature(generate_key(), full(publisher().envelope), STATEMENT_TYPE)
 
 
 def test_a_second_signature_is_only_put_under_a_probe() -> None:

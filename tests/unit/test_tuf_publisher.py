@@ -19,7 +19,7 @@ from blindbuild.errors import BlindbuildError, BuildError, UsageError, Verificat
 from blindbuild.formats.fields import encode_base64
 from blindbuild.manifest import parse_trust
 from blindbuild.publish import SigningKey, generate_key, sign_payload, tuf_files
-from blindbuild.publish.sign import add_signature
+from blindbuild.publish.sign import add_signature, cosign_probe
 from blindbuild.publish.signers import KeyKind, generate_release_key
 from blindbuild.publish.tuf_content import Content, NewRelease, release_named, withdrawn_name
 from blindbuild.publish.tuf_metadata import DAY_S, Days, RoleKeys, RootPlan, sign
@@ -210,6 +210,28 @@ def test_a_probe_is_listed_with_its_release_and_no_other(house: House) -> None:
     outcome = house.publisher.add([later], house.everybody, channel="stable")
     assert "probes/hello/stable/42.dsse.json: no longer listed" in outcome.changes
     assert house.client().follow().published.probe is None
+
+
+def test_a_probe_that_clients_would_refuse_is_not_put_out(tmp_path: Path) -> None:
+    house = House(tmp_path, threshold=2).begin()
+    release = house.release(keys=house.releases)
+    made = Publisher(house.releases[0])
+    alone = probe_envelope(probe_value(made), house.releases[0])
+    unlike = probe_value(made)
+    unlike["predicate"]["ledger"] = {"sha256": "00" * 32}
+    contradicts = cosign_probe(house.releases[1], probe_envelope(unlike, house.releases[0]))
+    with pytest.raises(BuildError, match=r"probe\.dsse\.json: .*beside ledger"):
+        house.publisher.add(
+            [NewRelease(replace(release.published, ledger=None, probe=contradicts))],
+            house.everybody,
+            channel="stable",
+        )
+    listed = NewRelease(replace(release.published, ledger=None, probe=alone))
+    outcome = house.publisher.add([listed], house.everybody, channel="stable")
+    assert not outcome.published
+    assert any(line.startswith("probes/hello/stable/42.dsse.json: ") for line in outcome.waiting)
+    both = NewRelease(replace(release.published, ledger=None, probe=cosign_probe(house.releases[1], alone)))
+    assert house.publisher.add([both], house.everybody, channel="stable").published
 
 
 def test_a_release_that_was_signed_for_another_channel_is_not_listed(house: House) -> None:

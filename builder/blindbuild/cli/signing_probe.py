@@ -60,6 +60,10 @@ def _show(data: bytes, statement: bytes, digest: Digest, *, count: int) -> None:
     """Say what is about to be signed, before a token is asked; on stderr, since it is no result."""
     probe = parse_probe(data)
     check_subject(probe, parse_statement(statement), digest)
-    click.echo(f"signing the probe of {probe.name} {probe.version}, signatures so far: {count}", err=True)
+    click.echo(
+        f"signing the probe of {probe.name} {probe.version}, signatures so far, unverified: {count}", err=True
+    )
     click.echo(f"  statement {digest}", err=True)
+    for role, image in probe.images:
+        click.echo(f"  beside the {role} image {image}", err=True)
     click.echo(f"  {summarize_probe(probe)}", err=True)

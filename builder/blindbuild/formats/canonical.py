@@ -17,6 +17,7 @@ from blindbuild.errors import CanonicalError
 JsonValue = None | bool | int | str | list["JsonValue"] | dict[str, "JsonValue"]
 
 MAX_BYTES = 1 << 20  # a statement of three banks is below 64 KiB; bounds time and memory
+MAX_VALUES = 1 << 19  # of any document: a list of empty lists takes 25 times its bytes of memory
 MAX_DEPTH = 32  # a statement has 9 levels; bounds recursion here and in any other parser
 INTEGER_LIMIT = 1 << 53  # RFC 8785 3.2.2.3: above this an IEEE 754 double is not exact
 _MAX_INTEGER_DIGITS = 16  # 2^53 has 16; refused before int() is paid for
@@ -34,8 +35,8 @@ def parse_json(data: bytes, *, max_bytes: int = MAX_BYTES) -> JsonValue:
         None, bool, int, str, list or dict; never a float.
 
     Raises:
-        CanonicalError: malformed, too long, too deep, a duplicate or non-ASCII key, a number that is not an
-            integer below 2^53, or text with a lone surrogate.
+        CanonicalError: malformed, too long, too deep, too many values, a duplicate or non-ASCII key, a number
+            that is not an integer below 2^53, or text with a lone surrogate.
 
     Source: RFC 8259; RFC 7493 (I-JSON) 2.1-2.3.
     """
@@ -43,6 +44,9 @@ def parse_json(data: bytes, *, max_bytes: int = MAX_BYTES) -> JsonValue:
         raise CanonicalError(f"expected at most {max_bytes} bytes of JSON, got {len(data)}")
     if data.startswith(_BYTE_ORDER_MARK):
         raise CanonicalError("JSON starts with a byte order mark")
+    # each value but the first follows one of these; those inside texts count as well
+    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise CanonicalError(f"expected at most {MAX_VALUES} values in JSON")
     try:
         value = cast(JsonValue, _DECODER.decode(data.decode("utf-8")))
     except UnicodeDecodeError as error:
@@ -89,9 +93,9 @@ def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     result: dict[str, JsonValue] = {}
     for key, value in pairs:
         if not key.isascii():
-            raise CanonicalError(f"expected ASCII keys, got {key!r}")
+            raise CanonicalError(f"expected ASCII keys, got {key[:80]!r}")
         if key in result:
-            raise CanonicalError(f"duplicate key {key!r}")
+            raise CanonicalError(f"duplicate key {key[:80]!r}")
         result[key] = value
     return result
 
@@ -143,7 +147,7 @@ def _check_scalar(value: JsonValue) -> None:
         case dict():
             for key in value:
                 if not isinstance(key, str) or not key.isascii():
-                    raise CanonicalError(f"expected ASCII keys, got {key!r}")
+                    raise CanonicalError(f"expected ASCII keys, got {str(key)[:80]!r}")
         case _:
             raise CanonicalError(f"expected a JSON value without floats, got {type(value).__name__}")
 

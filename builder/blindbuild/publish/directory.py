@@ -19,7 +19,7 @@ from blindbuild.client.published import (
     rebuild_name,
 )
 from blindbuild.digest import Digest
-from blindbuild.errors import BlindbuildError, BuildError, FormatError, ManifestError
+from blindbuild.errors import BlindbuildError, BuildError, FormatError, ManifestError, VerificationError
 from blindbuild.formats.dsse import parse_envelope
 from blindbuild.formats.tlog_proof import parse_tlog_proof
 from blindbuild.host.files import write_atomically
@@ -32,6 +32,7 @@ from blindbuild.manifest import (
 )
 from blindbuild.manifest.probe import parse_probe
 from blindbuild.manifest.rebuild import REBUILD_PAYLOAD_TYPE, parse_rebuild
+from blindbuild.verify.probe import check_subject
 
 _MIXED = "the files are of different releases: sign the image again, or take all from one place"
 
@@ -64,6 +65,10 @@ def check_publishable(published: Published) -> Statement:
         _same(
             PROBE, digest, probe.statement, hint="it is of another build: probe the image again, or remove it"
         )
+        try:
+            check_subject(probe, statement, digest)
+        except VerificationError as error:
+            raise BuildError(f"{PROBE}: {error.message}") from error
     return statement
 
 

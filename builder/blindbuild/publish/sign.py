@@ -200,9 +200,10 @@ def _append_signature(key: ReleaseSigner, parsed: UnverifiedEnvelope) -> bytes:
         raise EnvelopeError(f"key {key.public.key_id} has signed this envelope")
     message = pre_authentication_encoding(parsed.payload_type, parsed.payload)
     added = Signature(key.public.key_id, key.sign(message))
-    return write_envelope(
-        UnverifiedEnvelope(parsed.payload_type, parsed.payload, (*parsed.signatures, added))
-    )
+    signatures = (*parsed.signatures, added)
+    envelope = write_envelope(UnverifiedEnvelope(parsed.payload_type, parsed.payload, signatures))
+    parse_envelope(envelope)  # one signature too many is no envelope to anybody
+    return envelope
 
 
 def has_signed(key: SignerKey, envelope: UnverifiedEnvelope) -> bool:

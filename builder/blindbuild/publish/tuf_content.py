@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tuf.api.metadata import Root, TargetFile, Targets
@@ -13,10 +13,12 @@ from blindbuild.digest import Digest
 from blindbuild.errors import BuildError, FormatError, ManifestError, UsageError, VerificationError
 from blindbuild.formats.dsse import SignerKey, parse_envelope, verify_envelope
 from blindbuild.manifest import RELEASE_PAYLOAD_TYPE, STATEMENT_PAYLOAD_TYPE, parse_release, parse_statement
+from blindbuild.manifest.probe import parse_probe
 from blindbuild.manifest.revoked import Revocation, parse_revoked, revoked_bytes
 from blindbuild.manifest.tuf import LOG_POLICY, REVOKED, ReleaseName, release_of
 from blindbuild.publish.directory import check_publishable
 from blindbuild.publish.tuf_files import RepositoryFiles
+from blindbuild.verify.probe import check_subject
 
 IMAGES = "images/"
 
@@ -139,21 +141,40 @@ class Content:
             keys, threshold = release_keys(root)
         except VerificationError as error:
             return (error.message,)
-        lines = []
-        for name, entry in sorted(self.releases().items(), key=lambda item: item[0].manifest):
-            try:
-                envelope = parse_envelope(self._bytes(entry))
-                verify_envelope(envelope, keys=keys, threshold=threshold, payload_type=STATEMENT_PAYLOAD_TYPE)
-                statement = parse_statement(envelope.payload)
-            except (FormatError, ManifestError) as error:
-                lines.append(f"{name.manifest}: {error.message}: sign it, and add it again")
-                continue
-            if (statement.name, statement.sequence) != (name.product, name.sequence):
-                lines.append(
-                    f"{name.manifest}: expected the manifest of {name.product} {name.sequence}, "
-                    f"got {statement.name} {statement.sequence}"
-                )
+        lines = [
+            line
+            for name, entry in sorted(self.releases().items(), key=lambda item: item[0].manifest)
+            for line in self._problems_of(name, entry, keys, threshold)
+        ]
         return (*lines, *self._lengths())
+
+    def _problems_of(
+        self, name: ReleaseName, manifest: TargetFile, keys: Sequence[SignerKey], threshold: int
+    ) -> Iterator[str]:
+        try:
+            payload = self._signed(manifest, keys, threshold)
+            statement = parse_statement(payload)
+        except (FormatError, ManifestError) as error:
+            yield f"{name.manifest}: {error.message}: sign it, and add it again"
+            return
+        if (statement.name, statement.sequence) != (name.product, name.sequence):
+            yield (
+                f"{name.manifest}: expected the manifest of {name.product} {name.sequence}, "
+                f"got {statement.name} {statement.sequence}"
+            )
+        probe = self._targets.targets.get(name.probe)
+        try:
+            if probe is not None:
+                seen = parse_probe(self._signed(probe, keys, threshold))
+                check_subject(seen, statement, Digest.sha256(payload))
+        except (FormatError, ManifestError, VerificationError) as error:
+            yield f"{name.probe}: {error.message}: sign it, and add it again"
+
+    def _signed(self, entry: TargetFile, keys: Sequence[SignerKey], threshold: int) -> bytes:
+        envelope = parse_envelope(self._bytes(entry))
+        return verify_envelope(
+            envelope, keys=keys, threshold=threshold, payload_type=STATEMENT_PAYLOAD_TYPE
+        ).payload
 
     def _lengths(self) -> list[str]:
         # a client reads no byte more than this, and an image nobody but people

@@ -196,7 +196,7 @@ def _judge_quote(
     )
     expected = QuoteExpectation(session.bank, ALL_REGISTERS, evidence.registers)
     judge_values(steps, quote, expected, evidence.signature)
-    judge_machine(steps, quote, public, basis)
+    judge_machine(steps, quote, key, basis)
     judge_binding(steps, quote, session)
     return quote
 
@@ -310,8 +310,7 @@ def _accept(
     session: RecordedSession, judged: _Judged, basis: Basis, warnings: tuple[str, ...]
 ) -> AcceptedSession:
     statement = judged.publication.statement
-    name = judged.key.public.name()
-    clocks = {**(basis.history.clocks if basis.history else {}), name.hex(): judged.quote.clock}
+    clocks = {**(basis.history.clocks if basis.history else {}), judged.key.tpm.hex(): judged.quote.clock}
     return AcceptedSession(
         product=statement.name,
         version=statement.version,
@@ -320,7 +319,7 @@ def _accept(
         platform=judged.match.platform.identifier,
         bank=session.bank,
         spki=session.spki,
-        attestation_key=name,
+        attestation_key=judged.key.public.name(),
         live=session.live,
         expires=min(judged.key.until, _expires(judged.publication.release, basis)),
         warnings=warnings,

@@ -49,9 +49,18 @@ class TrustMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class AttestationKey:
-    """A key that may sign quotes, with the kind of TPM it was found in, and until when that was certified."""
+    """A key that may sign quotes, and what is known of its TPM.
+
+    Attributes:
+        public: the key.
+        tpm: the name by which this TPM is told from others: its endorsement key's where that is proven, since
+            whoever fills a TPM's memory has it make as many attestation keys as he likes; or else this key's.
+        operator_run: a software TPM that somebody runs.
+        until: when that was certified no longer.
+    """
 
     public: PublicArea
+    tpm: bytes
     operator_run: bool
     until: int
 
@@ -75,14 +84,20 @@ def judge_endorsement(
     if mode is TrustMode.PINNED_KEY:
         _judge_pinned(steps, public, basis)
         judge_machine_list(steps, session, basis, ShownMachine(public))
-        return None if public is None else AttestationKey(public, operator_run=False, until=MAX_TIME)
+        if public is None:
+            return None
+        return AttestationKey(public, public.name(), operator_run=False, until=MAX_TIME)
     from blindbuild.verify.endorse_certificate import judge_certified
 
     by_ak = mode is TrustMode.AK_CERTIFICATE
     certified = judge_certified(steps, session, basis, by_attestation_key=by_ak)
     shown = ShownMachine(public, certified.certificate, certified=True, by_credential=not by_ak)
     judge_machine_list(steps, session, basis, shown)
-    return None if public is None else AttestationKey(public, certified.operator_run, certified.until)
+    if public is None:
+        return None
+    proven = not by_ak and steps.passed("A5", "A8")
+    tpm = parse_sized_public(session.endorsement.ek_public) if proven else public
+    return AttestationKey(public, tpm.name(), certified.operator_run, certified.until)
 
 
 def trust_mode(trust: TrustRoots) -> TrustMode | None:

@@ -98,7 +98,7 @@ class History:
         sequence: the highest that was accepted.
         statement: SHA-256 of the statement that had it.
         time: when, in seconds since 1970.
-        clocks: by the hex name of each attestation key, its clock when it was last accepted.
+        clocks: by the hex name of the key by which a TPM is told from others, its clock when last accepted.
     """
 
     sequence: int

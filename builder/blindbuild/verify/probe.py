@@ -14,10 +14,11 @@ from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import EnvelopeError, ManifestError
 from blindbuild.formats.dsse import parse_envelope, verify_envelope
 from blindbuild.manifest import STATEMENT_PAYLOAD_TYPE, Statement, TrustRoots
-from blindbuild.manifest.probe import CHECKS, OPEN_CHECKS, CheckReport, Probe, Verdict, parse_probe
+from blindbuild.manifest.probe import CHECKS, OPEN_CHECKS, ROLES, CheckReport, Probe, Verdict, parse_probe
 from blindbuild.verify.checklist import Checklist, found, refuse
 
 STEP = "P5"
+_CONTROLS = ROLES[1:]
 
 
 def judge_probe(
@@ -51,6 +52,7 @@ def _check(
         )
     probe = _open(envelope, trust)
     check_subject(probe, statement, digest)
+    _check_controls(probe, statement)
     _check_shown(probe.checks)
     return None, summarize_probe(probe)
 
@@ -100,9 +102,28 @@ def check_subject(probe: Probe, statement: Statement, digest: Digest) -> None:
     name, image = probe.subject
     if images.get(name) != image:
         raise refuse(STEP, "probe-disagrees", f"expected an image of the statement, got {name} {image}")
-    # an image that is its own control has been compared with nothing
-    if image in dict(probe.images).values():
-        raise refuse(STEP, "probe-disagrees", "expected other images as controls, got the image itself")
+
+
+def _check_controls(probe: Probe, statement: Statement) -> None:
+    # a check is worth what its control is: another image that does what the check is to find
+    roles = [role for role, _image in probe.images]
+    if sorted(roles) != sorted(_CONTROLS):
+        raise refuse(
+            STEP,
+            "probe-disagrees",
+            f"expected the controls {' and '.join(_CONTROLS)}, got {', '.join(roles) or 'none'}",
+        )
+    controls = {image for _role, image in probe.images}
+    images = {subject.digests.get(HashAlgorithm.SHA256) for subject in statement.subjects}
+    if len(controls) < len(_CONTROLS) or controls & images:
+        raise refuse(STEP, "probe-disagrees", "expected other images as controls, each of its own")
+    idle = sorted(set(ROLES) - {phase.role for phase in probe.phases})
+    if idle:
+        raise refuse(
+            STEP,
+            "probe-disagrees",
+            f"expected a machine of each image to run, got none of: {', '.join(idle)}",
+        )
 
 
 def _check_shown(checks: Sequence[CheckReport]) -> None:

@@ -31,6 +31,7 @@ from blindbuild.formats.tpm2 import (
 from blindbuild.formats.tpmkey import EccKey, PublicArea, RsaKey
 from blindbuild.measure.classification import REGISTER_COUNT
 from blindbuild.verify.checklist import Checklist, found, refuse
+from blindbuild.verify.endorse import AttestationKey
 from blindbuild.verify.policy import Basis
 from blindbuild.verify.session import NONCE_SIZE, PROFILE, SEALED_PROFILE, RecordedSession
 
@@ -107,11 +108,12 @@ def judge_values(
     steps.run("Q9", lambda: _check_values(found(quote), expected, raw_signature), needs=("Q8",))
 
 
-def judge_machine(steps: Checklist, quote: Quote | None, public: PublicArea | None, basis: Basis) -> None:
+def judge_machine(steps: Checklist, quote: Quote | None, key: AttestationKey | None, basis: Basis) -> None:
     """Run steps Q11, Q12 and Q14: where the key lives, and the TPM's own counters."""
+    public = None if key is None else key.public
     steps.run("Q11", lambda: _check_signer(found(quote), found(public)), needs=("Q10", "A2"))
     # Q13, Part 1, 36.7: a TPM obfuscates its counters and firmware version for keys of other hierarchies
-    steps.run("Q12", lambda: _check_clock(found(quote), found(public), basis), needs=("Q11",))
+    steps.run("Q12", lambda: _check_clock(found(quote), found(key).tpm, basis), needs=("Q11",))
     minimum = basis.policy.minimum_tpm_firmware
     if minimum is None:
         steps.skip("Q14", "no minimum is asked for")
@@ -298,7 +300,7 @@ def _check_signer(quote: Quote, public: PublicArea) -> tuple[None, str]:
     return None, "primary key of the endorsement hierarchy"
 
 
-def _check_clock(quote: Quote, public: PublicArea, basis: Basis) -> tuple[None, str]:
+def _check_clock(quote: Quote, tpm: bytes, basis: Basis) -> tuple[None, str]:
     clock = quote.clock
     if not clock.safe and not basis.policy.allow_unsafe_clock:
         raise refuse(
@@ -309,7 +311,7 @@ def _check_clock(quote: Quote, public: PublicArea, basis: Basis) -> tuple[None, 
             "or pass --allow-unsafe-clock",
         )
     history = basis.history
-    before = history.clocks.get(public.name().hex()) if history else None
+    before = history.clocks.get(tpm.hex()) if history else None
     if before is None:
         return None, f"{clock.reset_count} resets, {clock.restart_count} restarts"
     # Part 1, 36.2: clock never goes back but by TPM2_Clear, which clears the counts as well

@@ -214,8 +214,8 @@ func TestAnIndexIsReadByWhoeverMay(t *testing.T) {
 		attributes, owner uint32
 		want              error
 	}{
-		{byBoth, 0, nil}, {byOwner, 0, nil}, {byIndex, 0, nil}, {byIndex, 0x9a2, nil}, {byBoth, 0x9a2, nil},
-		{byOwner, 0x9a2, responseCode(0x9a2)}, {byBoth, 0x101, responseCode(0x101)},
+		{byBoth, 0, nil}, {byOwner, 0, nil}, {byIndex, 0, nil}, {byIndex, 0x9a2, nil}, {byBoth, 0x9a2, nil}, {byBoth, 0x185, nil},
+		{byOwner, 0x9a2, responseCode(0x9a2)}, {byOwner, 0x185, responseCode(0x185)}, {byBoth, 0x101, responseCode(0x101)},
 	} {
 		f := newFakeTPM(t, map[uint32]string{0x01c101d0: twice("ab", 150)})
 		f.attributes, f.owner = c.attributes, c.owner

@@ -179,7 +179,9 @@ func (t transport) readNV(index uint32, chunk, longest int) ([]byte, error) {
 		authorisation = index
 	}
 	content, err := t.readNVAs(authorisation, index, size, chunk)
-	if code, refused := err.(responseCode); refused && code.is(rcBadAuth) && attributes&nvAuthRead != 0 {
+	code, refused := err.(responseCode)
+	// The owner has a password, or firmware has switched the owner off.
+	if refused && (code.is(rcBadAuth) || code.is(rcHierarchy)) && attributes&nvAuthRead != 0 {
 		content, err = t.readNVAs(index, index, size, chunk)
 	}
 	return content, err

@@ -21,9 +21,10 @@ const (
 	rcTesting responseCode = 0x90a
 	rcRetry   responseCode = 0x922
 	// A format-one code is 0x080 + error, plus parameter (0x040) or session (0x800) and their number (0xf00).
-	rcHash    responseCode = 0x083
-	rcHandle  responseCode = 0x08b
-	rcBadAuth responseCode = 0x0a2
+	rcHash      responseCode = 0x083
+	rcHandle    responseCode = 0x08b
+	rcBadAuth   responseCode = 0x0a2
+	rcHierarchy responseCode = 0x085
 )
 
 const (
