@@ -229,7 +229,9 @@ TLS, HPKE = "tls-spki-quote-v1", "hpke-quote-v1"
 WORLDS = {TLS: (None, session), HPKE: (sealed_publisher(), sealed_session)}
 
 
-@pytest.mark.parametrize("profiles", [{TLS}, {HPKE}, {TLS, HPKE}, set()], ids=lambda each: "+".join(sorted(each)))
+@pytest.mark.parametrize(
+    "profiles", [{TLS}, {HPKE}, {TLS, HPKE}, set()], ids=lambda each: "+".join(sorted(each))
+)
 @pytest.mark.parametrize("stated", WORLDS)
 def test_a_channel_of_a_profile_that_was_not_asked_for_is_refused(stated: str, profiles: set[str]) -> None:
     by, made = WORLDS[stated]
