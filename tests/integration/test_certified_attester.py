@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -90,7 +91,8 @@ def test_a_certificate_beside_a_genuine_tpm_changes_nothing() -> None:
 
 
 def test_evidence_that_took_longer_than_the_policy_allows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = iter((0.0, *[31.0] * 50))
+    began = time.monotonic()
+    ticks = iter((began, *[began + 31] * 50))
     monkeypatch.setattr(exchange, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
     with pytest.raises(ChannelError, match="within 30 s, got it after 31 s"):
         judged(certified(), AK_TRUST, Policy(evidence_age_s=30))

@@ -13,7 +13,7 @@ class Limit:
     def __init__(self, expected: str, seconds: float, deadline: float) -> None:
         now = time.monotonic()
         self._until = min(now + seconds, deadline)
-        self._words = f"expected {expected} within {self._until - now:.0f} s"
+        self._words = f"expected {expected} within {max(0.0, self._until - now):.0f} s"
 
     def check(self) -> None:
         """Go on, if there is time.
