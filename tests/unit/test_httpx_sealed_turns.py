@@ -340,7 +340,7 @@ def test_a_long_request_is_written_in_parts_within_one_limit(
     assert b"".join(written) == asked.written(host="host")
     assert [len(part) for part in written[:-1]] == [64 << 10] * 3
     monkeypatch.setattr(httpx_carrier, "MAX_SEND_S", -1.0)
-    with pytest.raises(ChannelError, match="expected to have sent a request within -1 s"):
+    with pytest.raises(ChannelError, match="expected to have sent a request within 0 s"):
         ask()
 
 
@@ -353,7 +353,7 @@ def test_a_question_with_a_deadline_is_not_waited_for_longer(awaited: bool) -> N
         return asyncio.run(carrier.ask(asked, WAITS)) if awaited else carrier.ask(asked, WAITS)
 
     assert ask(time.monotonic() + 5).body == b"ok"
-    with pytest.raises(ChannelError, match=r"within -?[0-9]+ s"):
+    with pytest.raises(ChannelError, match="within 0 s"):
         ask(time.monotonic() - 1)
 
 
