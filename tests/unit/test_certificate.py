@@ -51,6 +51,16 @@ def test_a_certificate_over_the_limit_is_refused() -> None:
         trim_padding(DER + bytes(8192))
 
 
+def test_a_signature_whose_last_bits_are_said_to_be_unused_is_refused() -> None:
+    """Nobody signs that byte, and where the last bit is 0 a lenient reader takes both forms for the same."""
+    issued = (authority().issue(tpm().ek.public_key()) for _ in range(200))
+    der = next(der for der in issued if der[-1] % 2 == 0)
+    at = der.rindex(parse_certificate(der).parsed.signature) - 1
+    assert der[at] == 0
+    with pytest.raises(FormatError, match="whole bytes"):
+        parse_certificate(der[:at] + b"\1" + der[at + 1 :])
+
+
 def test_a_certificate_cut_at_any_byte_is_refused() -> None:
     for length in range(len(DER)):
         with pytest.raises(FormatError):

@@ -88,6 +88,9 @@ def parse_certificate(der: bytes) -> Certificate:
         raise FormatError("not a DER certificate") from error
     if _readable(lambda: parsed.public_bytes(Encoding.DER)) != der:
         raise FormatError("the certificate has more than one reading")
+    # RFC 5280 4.1.1.3: what is last is not signed, and its BIT STRING could say that last bits are unused
+    if not der.endswith(b"\0" + parsed.signature):
+        raise FormatError("expected a signature of whole bytes in the certificate")
     _readable(lambda: parsed.extensions)
     return Certificate(der, parsed)
 
