@@ -18,10 +18,10 @@ from blindbuild.client.tuf import TufRepository
 from blindbuild.errors import EnvelopeError, ManifestError
 from blindbuild.machine.probe.checks import CHECKS as CARRIED_OUT
 from blindbuild.manifest import parse_trust
-from blindbuild.manifest.probe import CHECKS, OPEN_CHECKS
 from blindbuild.publish import TrustContent, add_signature, cosign_probe, generate_key, make_trust
 from blindbuild.verify import Appraisal, Policy, check_publication
 from blindbuild.verify.checklist import Outcome
+from blindbuild.verify.probe import CHECKS, OPEN_CHECKS
 from tests.bad_inputs import refused
 from tests.fakes.channels import _STATES
 from tests.fakes.damage import bit_flips, truncations

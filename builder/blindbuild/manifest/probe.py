@@ -25,14 +25,6 @@ from blindbuild.manifest.words import INPUT_NAME, NAME, VERSION
 PROBE_TYPE = "urn:blindbuild:channel-probe:v1"
 MAX_PROBE = 1 << 20  # bytes; a probe of a product has some 10 KiB, one full of findings 100
 MAX_CHECKS = 64  # there are not 20
-# docs/spec/probe.md, "Checks": those that an image can satisfy, and those that none can
-CHECKS = frozenset(
-    {
-        *("tpm", "tpm-state", "evidence", "consoles-same", "consoles-silent", "screen", "disks", "networks"),
-        *("touches", "variables", "frames", "scan", "stranger", "canary", "attempts", "crash"),
-    }
-)
-OPEN_CHECKS = frozenset({"memory", "neighbour"})
 ROLES = ("product", "hostile", "leaky")
 ACCELERATORS = ("kvm", "tcg")
 MAX_PHASES = 64  # three machines of half a dozen phases

@@ -14,11 +14,19 @@ from blindbuild.digest import Digest, HashAlgorithm
 from blindbuild.errors import EnvelopeError, ManifestError
 from blindbuild.formats.dsse import parse_envelope, verify_envelope
 from blindbuild.manifest import STATEMENT_PAYLOAD_TYPE, Statement, TrustRoots
-from blindbuild.manifest.probe import CHECKS, OPEN_CHECKS, ROLES, CheckReport, Probe, Verdict, parse_probe
+from blindbuild.manifest.probe import ROLES, CheckReport, Probe, Verdict, parse_probe
 from blindbuild.verify.checklist import Checklist, found, refuse
 
 STEP = "P5"
 _CONTROLS = ROLES[1:]
+# docs/spec/probe.md, "Checks": those that an image can satisfy, and those that none can
+CHECKS = frozenset(
+    {
+        *("tpm", "tpm-state", "evidence", "consoles-same", "consoles-silent", "screen", "disks", "networks"),
+        *("touches", "variables", "frames", "scan", "stranger", "canary", "attempts", "crash"),
+    }
+)
+OPEN_CHECKS = frozenset({"memory", "neighbour"})
 
 
 def judge_probe(
