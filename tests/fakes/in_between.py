@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from blindbuild.machine.interception import pass_on
+
 
 def inspecting_context(authority: str) -> ssl.SSLContext:
     """A server's side as a device makes it that opens TLS: its own key, certified by its own authority."""
@@ -41,11 +43,10 @@ def inspecting_context(authority: str) -> ssl.SSLContext:
 
 @dataclass
 class Seen:
-    """What somebody in between has read."""
+    """What somebody in between has read of what the client sent."""
 
     port: int
     from_client: bytearray = field(default_factory=bytearray)
-    from_server: bytearray = field(default_factory=bytearray)
 
     @property
     def url(self) -> str:
@@ -54,7 +55,7 @@ class Seen:
 
 @contextlib.contextmanager
 def man_in_the_middle(port: int, *, authority: str) -> Iterator[Seen]:
-    """Open every TLS connection, read both directions, and pass all bytes on unchanged over another one."""
+    """Open every TLS connection, and pass all bytes on unchanged over another one."""
     context = inspecting_context(authority)
     upstream = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     upstream.check_hostname, upstream.verify_mode = False, ssl.CERT_NONE
@@ -67,11 +68,8 @@ def man_in_the_middle(port: int, *, authority: str) -> Iterator[Seen]:
                     context.wrap_socket(plain, server_side=True) as client,
                     upstream.wrap_socket(socket.create_connection(("127.0.0.1", port))) as server,
                 ):
-                    back = threading.Thread(
-                        target=_pump, args=(server, client, seen.from_server), daemon=True
-                    )
-                    back.start()
-                    _pump(client, server, seen.from_client)
+                    # in one thread: OpenSSL breaks connections that two threads read and write at once
+                    pass_on(client, server, seen.from_client.extend)
 
         def accept() -> None:
             with contextlib.suppress(OSError):
@@ -83,11 +81,3 @@ def man_in_the_middle(port: int, *, authority: str) -> Iterator[Seen]:
         yield seen
         with contextlib.suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
-
-
-def _pump(source: ssl.SSLSocket, sink: ssl.SSLSocket, seen: bytearray) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            seen += data
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_RDWR)

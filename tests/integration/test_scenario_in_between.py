@@ -126,7 +126,7 @@ def test_a_relay_is_stopped(person: Person) -> None:
 
         with RecordingServer(honest(), key=TlsKey(), tamper=pass_on) as relay:
             code, screen = person.calls(relay.url)
-            assert code == 3
+            assert code == 3, screen
             assert_three_sentences(
                 screen,
                 "the machine that was asked is genuine and answered just now",
@@ -144,7 +144,7 @@ def test_a_man_in_the_middle_is_stopped_and_leaves_a_trace(person: Person) -> No
     with RecordingServer(honest()) as server:
         with man_in_the_middle(server.port, authority="Hospital Inspection CA") as middle:
             code, screen = person.calls(middle.url)
-            assert code == 3
+            assert code == 3, screen
             assert_three_sentences(
                 screen,
                 "this encrypted connection ends somewhere else",
@@ -162,7 +162,7 @@ def test_what_the_certificate_of_a_stranger_says_cannot_steer_the_terminal(perso
     with RecordingServer(honest()) as server:
         with man_in_the_middle(server.port, authority="\x1b[2Jall is well") as middle:
             code, screen = person.calls(middle.url)
-            assert code == 3
+            assert code == 3, screen
             assert "\x1b" not in screen
 
 
@@ -172,7 +172,7 @@ def test_a_man_in_the_middle_is_stopped_with_a_pinned_key_too(person: Person) ->
         assert person.calls(server.url)[0] == 0
         with man_in_the_middle(server.port, authority="Hospital Inspection CA") as middle:
             code, screen = person.calls(middle.url)
-            assert code == 3
+            assert code == 3, screen
             # without a credential nobody can tell a copy from a relay, and nobody claims to
             assert_three_sentences(screen, "it is an old one, or something in between passes on the answers")
             assert "issued by CN=Hospital Inspection CA" in screen
@@ -188,7 +188,7 @@ def test_old_answers_that_are_played_back_are_stopped(person: Person) -> None:
     with RecordingServer(honest(tamper=play_back)) as server:
         assert person.calls(server.url)[0] == 0
         code, screen = person.calls(server.url)
-        assert code == 3
+        assert code == 3, screen
         assert_three_sentences(
             screen, "it is an old one, or another machine's", "somebody plays back what it once said"
         )
@@ -202,7 +202,7 @@ def test_a_machine_that_borrows_a_chip_is_stopped(person: Person) -> None:
     attester.tpm.activate = lambda _blob, _secret: bytes(32)  # type: ignore[method-assign]
     with RecordingServer(attester) as server:
         code, screen = person.calls(server.url)
-        assert code == 3
+        assert code == 3, screen
         assert_three_sentences(screen, "does not belong to the certified security chip")
         assert server.asked == []
 
@@ -212,7 +212,7 @@ def test_another_image_is_stopped_and_said_to_be_that(person: Person) -> None:
     machine, log = boot_of(events)
     with RecordingServer(honest(tpm=machine, event_log=log)) as server:
         code, screen = person.calls(server.url)
-        assert code == 3
+        assert code == 3, screen
         assert_three_sentences(
             screen,
             "it started something else than the release you trust",
@@ -236,7 +236,7 @@ def test_a_release_that_is_over_is_stopped_before_a_server_is_asked(person: Pers
     person.monkeypatch.setattr(judging, "Expectation", later)
     with RecordingServer(honest()) as server:
         code, screen = person.calls(server.url)
-        assert code == 3
+        assert code == 3, screen
         assert_three_sentences(screen, "No server was asked", "fetch the current release", "computer's clock")
         assert server.visits == []
 
