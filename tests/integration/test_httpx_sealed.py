@@ -366,6 +366,15 @@ def test_a_request_whose_answer_was_lost_is_not_repeated_and_the_next_is_judged_
     assert machine.launcher.started == started + 3
 
 
+def test_a_middle_that_leaves_during_the_exchange_is_told_to_have_got_nothing(
+    machine: SealedMachine, expectation: Expectation, driver: Driver
+) -> None:
+    with Middle(machine.gate.port, hang_up) as middle:
+        with pytest.raises((ChannelError, driver.library.TransportError)) as caught:
+            driver.run(driver.client(middle.url, expectation), post(CANARY))
+    assert "Nothing of your data was sent" in str(caught.value) + (getattr(caught.value, "hint", None) or "")
+
+
 @pytest.mark.parametrize("path", [EVIDENCE, SEALED])
 def test_a_middle_that_is_silent_meets_the_timeout(
     machine: SealedMachine, expectation: Expectation, driver: Driver, path: str

@@ -344,9 +344,23 @@ def test_an_answer_after_the_verdict_and_before_the_request_is_stopped() -> None
         assert server.asked == []
 
 
+def test_a_connection_that_dies_before_the_verdict_says_that_nothing_was_sent(person: Person) -> None:
+    with RecordingServer(
+        honest(), tamper=lambda request, data: data if request.method == "GET" else None
+    ) as server:
+        code, screen = person.calls(server.url)
+        assert code == 1, screen
+        assert_three_sentences(screen, "before it had proven what it is", "Nothing of your data was sent")
+        assert "may have worked on" not in screen
+        assert server.asked == []
+
+
 def test_a_connection_that_dies_in_the_middle_of_an_answer_is_not_repeated(person: Person) -> None:
-    with RecordingServer(honest(), lambda _r: answer(200, b"x" * 100_000)[:-1]) as server:
-        threading.Timer(1.5, server.hang_up).start()
+    def cut(_request: Request) -> bytes:
+        threading.Timer(0.3, server.hang_up).start()
+        return answer(200, b"x" * 100_000)[:-1]
+
+    with RecordingServer(honest(), cut) as server:
         code, screen = person.calls(server.url)
         assert code == 1
         assert_three_sentences(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from blindbuild.errors import ChannelError, VerificationError
+from blindbuild.errors import BlindbuildError, ChannelError, VerificationError
 from blindbuild.formats.printable import visible
 from blindbuild.verify import AcceptedSession, Appraisal
 
@@ -184,6 +184,12 @@ SLOW = Advice(
     "repeated",
     "send it again yourself if it may be done twice, with a longer time limit if the work takes long",
 )
+UNPROVEN = Advice(
+    "the connection ended, or the server fell silent, before it had proven what it is",
+    f"it could not be judged, so that it is not believed. {_NOTHING_SENT}",
+    "try again. If it happens each time, ask the provider whether the server is up, and whoever runs the "
+    "network what ends connections on the way",
+)
 EXPIRED = Advice(
     "the time for which this server was believed is over",
     f"what was true then need not be true now. {_NOTHING_SENT}",
@@ -260,6 +266,21 @@ def accepted_or_advice(appraisal: Appraisal, *, issuer: str = "") -> AcceptedSes
             reason=error.reason,
             hint="\n".join(line for line in lines if line) or None,
         ) from error
+
+
+def before_data(error: Exception) -> Exception:
+    """Return the error with other sentences if it says that a request may have been worked on: none was sent.
+
+    Args:
+        error: of a connection on which a server was being asked what it is. One of a library keeps its class,
+            and gets the sentences as a note.
+    """
+    if isinstance(error, ChannelError):
+        early = error.hint in (LOST.text, SLOW.text)
+        return channel_error(error.message, UNPROVEN) if early else error
+    if not isinstance(error, BlindbuildError):
+        error.add_note(UNPROVEN.text)
+    return error
 
 
 def channel_error(message: str, advice: Advice) -> ChannelError:

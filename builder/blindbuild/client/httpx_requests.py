@@ -18,6 +18,7 @@ from blindbuild.client.advice import (
     NO_TLS,
     OTHER_SERVER,
     SLOW,
+    UNPROVEN,
     UNREACHABLE,
     Advice,
     channel_error,
@@ -106,11 +107,15 @@ class Pool:
         try:
             yield
         except ssl.SSLError as error:  # what is no TLS; httpcore lets it through where it is awaited
-            raise self.library.ReadError(f"{self.judge.address}: {error}\n{LOST.text}") from error
+            raise self.library.ReadError(self._words(error, LOST)) from error
         except (self.core.TimeoutException, self.core.NetworkError, self.core.ProtocolError) as error:
             kind = getattr(self.library, type(error).__name__, self.library.TransportError)
-            advice = self._advice(error)
-            raise kind(f"{self.judge.address}: {error}" + (f"\n{advice.text}" if advice else "")) from error
+            raise kind(self._words(error, self._advice(error))) from error
+
+    def _words(self, error: Exception, advice: Advice | None) -> str:
+        if advice in (LOST, SLOW) and UNPROVEN.text in getattr(error, "__notes__", ()):
+            advice = UNPROVEN
+        return f"{self.judge.address}: {error}" + (f"\n{advice.text}" if advice else "")
 
     def _advice(self, error: Exception) -> Advice | None:
         core = self.core

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from blindbuild.client.advice import EXPIRED, accepted_or_advice, channel_error
+from blindbuild.client.advice import EXPIRED, accepted_or_advice, before_data, channel_error
 from blindbuild.client.audit import record_decision
 from blindbuild.client.exchange import Prepared
 from blindbuild.client.expectation import Expectation
@@ -66,9 +66,13 @@ def recorded(expectation: Expectation, server: str) -> Iterator[None]:
     """Record a server that is refused during the exchange, before there is anything to appraise."""
     try:
         yield
-    except BlindbuildError as error:
-        record_decision(expectation, server=server, appraisal=None, error=error)
-        raise
+    except Exception as error:
+        told = before_data(error)
+        if isinstance(told, BlindbuildError):
+            record_decision(expectation, server=server, appraisal=None, error=told)
+        if told is error:
+            raise
+        raise told from error
 
 
 def accept(
