@@ -87,6 +87,9 @@ class Middle:
                 self.paths.append(path)
                 status, answer = self.play(Passing(method, path, body, self._forward))
                 self.sizes.append((len(body), len(answer)))
+                if self._hang_up:
+                    # the end goes out with the answer: a client that is quicker would send into nothing
+                    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
                 stream.sendall(self._answer(status, answer))
                 if self._hang_up:
                     return

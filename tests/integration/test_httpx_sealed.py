@@ -383,14 +383,14 @@ def test_a_middle_that_is_silent_meets_the_timeout(
 
     def silent(passing: Passing) -> tuple[int, bytes]:
         if passing.path == path:
-            done.wait(10)
+            done.wait(40)
         return passing.on()
 
     with Middle(machine.gate.port, silent) as middle:
         began = time.monotonic()
         with pytest.raises(driver.library.ReadTimeout):
-            driver.run(driver.client(middle.url, expectation, timeout=1.0), post(CANARY))
-        assert time.monotonic() - began < 5
+            driver.run(driver.client(middle.url, expectation, timeout=3.0), post(CANARY))
+        assert time.monotonic() - began < 30
         done.set()
         assert middle.paths.count(path) == 1
 

@@ -222,14 +222,14 @@ def test_an_answer_that_is_cut_is_an_error_in_words(driver: Driver) -> None:
 
 def test_a_server_that_is_silent_after_the_verdict_meets_the_timeout(driver: Driver) -> None:
     def slow(_request: Request) -> bytes:
-        time.sleep(2)
+        time.sleep(10)
         return answer(200, b"late")
 
     with RecordingServer(honest(), slow) as server:
         began = time.monotonic()
-        error = refused(driver, server.url, expectation(), post(timeout=0.4))
+        error = refused(driver, server.url, expectation(), post(timeout=1.0))
         assert isinstance(error, driver.library.ReadTimeout)
-        assert time.monotonic() - began < 1.8
+        assert time.monotonic() - began < 9
 
 
 def test_a_server_that_is_silent_during_the_exchange_meets_the_timeout(driver: Driver) -> None:
@@ -462,11 +462,11 @@ def test_a_verdict_that_ended_is_followed_by_another_attestation(driver: Driver)
 
 
 def test_a_verdict_ends_on_its_timer(driver: Driver) -> None:
-    policy = dataclasses.replace(TEST_POLICY, session_s=1)
+    policy = dataclasses.replace(TEST_POLICY, session_s=2)
     with RecordingServer(honest()) as server:
 
         def later(client: Any) -> Any:
-            time.sleep(1.05)
+            time.sleep(2.05)
             return post()(client)
 
         driver.run(driver.client(server.url, expectation(policy=policy)), post(), later)

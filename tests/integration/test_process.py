@@ -88,7 +88,7 @@ def test_a_timeout_kills_the_program_and_what_it_started(tmp_path):
     began = time.monotonic()
     with pytest.raises(ToolError, match=r"sh: expected it to end within 0\.5 s, it did not"):
         run(SH, ["-c", f"sleep 60 & echo $! > {tmp_path}/pid; wait"], timeout_s=0.5)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 40
     assert _ends(int((tmp_path / "pid").read_text()))
 
 
@@ -135,9 +135,11 @@ def test_a_started_program_can_be_watched_and_ended():
     assert _ends(child.pid)
 
 
-def test_a_started_program_that_ignores_the_request_is_killed():
-    with start(SH, ["-c", "trap '' TERM; while :; do sleep 0.1; done"]) as child:
-        time.sleep(0.3)
+def test_a_started_program_that_ignores_the_request_is_killed(tmp_path):
+    log = tmp_path / "log"
+    with start(SH, ["-c", "trap '' TERM; echo up; while :; do sleep 0.1; done"], log=log) as child:
+        while log.read_bytes() != b"up\n":
+            time.sleep(0.01)
         assert child.terminate(grace_s=0.3) == -signal.SIGKILL
 
 

@@ -389,7 +389,7 @@ def test_who_drips_a_request_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     with RecordingServer(honest()) as server, proxy(server) as running:
         began = time.monotonic()
         assert running.say(b"POST /v1/hello HTTP/1.1\r\n") == b""
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 9
         assert running.ask()[0] == 200
 
 

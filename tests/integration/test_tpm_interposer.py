@@ -83,4 +83,4 @@ def test_it_ends_when_qemu_never_came(place: Path) -> None:
     began = time.monotonic()
     with TpmInterposer(place) as interposer:
         interposer.stand_before(place / "nothing")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20

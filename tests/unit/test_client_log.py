@@ -268,7 +268,7 @@ def speaking(said: bytes, again: bytes = b"") -> Iterator[str]:
             with contextlib.suppress(OSError), listener.accept()[0] as stream:
                 stream.recv(4096)
                 stream.sendall(said)
-                stop = time.monotonic() + 5
+                stop = time.monotonic() + 30
                 while again and time.monotonic() < stop:
                     stream.sendall(again)
                     time.sleep(0.02)
@@ -297,7 +297,7 @@ def test_a_server_that_drips_at_any_place_is_left_in_time(
         began = time.monotonic()
         with pytest.raises(ChannelError, match="expected the whole answer within"):
             fetch(address, limit_bytes=1 << 20)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 20
 
 
 def test_an_answer_that_ends_early_is_no_answer() -> None:

@@ -18,7 +18,7 @@ from blindbuild.host.store import Store
 from tests.fakes.mirror import Fault, Mirror, serve_mirror
 
 DATA = bytes(range(256)) * 1000
-PATIENT = Patience(attempts=3, timeout_s=0.3, pause_s=0.01, sleep=lambda _: None)
+PATIENT = Patience(attempts=3, timeout_s=1.5, pause_s=0.01, sleep=lambda _: None)
 
 
 @pytest.fixture

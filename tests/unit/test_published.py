@@ -99,7 +99,7 @@ def endless(part: bytes = bytes(1 << 16)) -> Answer:
 
 
 def dripping() -> Iterator[bytes]:
-    for _ in range(500):
+    for _ in range(3000):
         yield b"x"
         time.sleep(0.01)
 
@@ -144,7 +144,7 @@ def test_a_web_server_that_drips_is_left_in_time(monkeypatch: pytest.MonkeyPatch
     began = time.monotonic()
     with pytest.raises(ChannelError, match="expected the whole answer within 0 s"):
         read_site(site(manifest=Answer(stream=dripping())))
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20
 
 
 def test_all_files_together_have_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,7 +433,7 @@ def test_a_registry_that_drips_is_left_in_time(monkeypatch: pytest.MonkeyPatch) 
     slow.instead = {BLOB: Answer(stream=dripping())}
     with pytest.raises(ChannelError, match="expected the whole answer within 0 s"):
         pull(slow)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20
     registry = Registry(Reference.parse("oci://h/x"), Access(), within_s=0)
     with pytest.raises(ChannelError, match="expected the registry to be done by now"):
         registry.request("GET", "manifests/1", limit_bytes=1)
