@@ -16,6 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from blindbuild.errors import BlindbuildError
+from tests.fuzz.json_mutations import mutate_json
 from tests.fuzz.targets import Target
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -95,7 +96,9 @@ def _try(target: Target, data: bytes, found: Found) -> bool:
 
 
 def mutate(data: bytes, pool: list[bytes], generator: random.Random) -> bytes:
-    """Return a changed copy."""
+    """Return a changed copy: JSON that is still JSON half of the time."""
+    if generator.random() < 0.5 and (written := mutate_json(data, generator)) is not None:
+        return written[:MAX_INPUT]
     changed = bytearray(data)
     for _ in range(generator.choice((1, 1, 1, 2, 4))):
         generator.choice(_MUTATIONS)(changed, pool, generator)

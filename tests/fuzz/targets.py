@@ -100,6 +100,7 @@ from tests.fakes.snp_machine import SnpMachine, Versions, roots_file, snp_produc
 from tests.fakes.tdx_platform import answer, intel, qe_identity, quote, tcb_info, td_report
 from tests.fakes.variable_store import empty_store
 from tests.fakes.world import authority, publisher, session, tpm
+from tests.fuzz.audit_targets import AUDIT_TARGETS
 from tests.fuzz.client_targets import CLIENT_TARGETS
 from tests.fuzz.link_targets import LINK_TARGETS
 from tests.fuzz.log_targets import LOG_TARGETS
@@ -438,6 +439,7 @@ TARGETS = (
     *(Target(*one) for one in LOG_TARGETS),
     *(Target(*one) for one in SEALED_TARGETS),
     *(Target(*one) for one in CLIENT_TARGETS),
+    *(Target(*one) for one in AUDIT_TARGETS),
     Target(
         "amd-certificate",
         lambda data: read_endorsed_key(parse_certificate(data)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 
@@ -9,6 +10,7 @@ import pytest
 
 from blindbuild.errors import FormatError
 from tests.fuzz.engine import CORPUS, corpus, fuzz, mutate, outcome, shrink
+from tests.fuzz.json_mutations import mutate_json
 from tests.fuzz.targets import TARGETS, Target
 
 # over all targets: in every run, and in the one that has hours
@@ -73,3 +75,26 @@ def test_an_error_of_ours_is_told_from_any_other() -> None:
     assert outcome(FRAGILE, b"x")[1] is None
     assert outcome(FRAGILE, b"head")[0] == "taken"
     assert shrink(FRAGILE, b"head\xff" + bytes(100), outcome(FRAGILE, b"head\xff")[0]) == b"head\xff"
+
+
+def test_changed_json_is_still_json_and_reaches_every_value() -> None:
+    generator = random.Random(1)
+    data = b'{"a":[1,{"b":"text"}],"c":null}'
+    changed = {mutate_json(data, generator) for _ in range(2000)} - {None}
+    values = [json.loads(one or b"") for one in changed]
+    assert len(values) > 500
+    assert any(value.get("a") is None for value in values)
+    assert any(isinstance(value.get("a"), list) and {} in value["a"] for value in values)
+    assert any("c" not in value for value in values)
+    assert json.loads(data) == {"a": [1, {"b": "text"}], "c": None}
+
+
+@pytest.mark.parametrize("data", [b"", b"[1]", b"{", b'{"a":}', b"\xff"])
+def test_what_is_no_json_object_is_left_to_the_other_changes(data: bytes) -> None:
+    assert mutate_json(data, random.Random(1)) is None
+
+
+def test_deep_nesting_is_no_affair_of_the_fuzzers() -> None:
+    deep = b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}"
+    for number in range(20):
+        assert mutate(deep, [deep], random.Random(number)) is not None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import lzma
 import posixpath
+import struct
 import zipfile
 import zlib
 
@@ -13,8 +15,20 @@ from blindbuild.errors import ArchiveError
 PLACE = "usr/lib/python3/dist-packages"  # Debian Python Policy, 2.5
 MAX_UNPACKED_BYTES = 4 << 30  # the largest wheels on PyPI unpack to about 2 GB; bounds memory against a bomb
 _LIBRARY_SCHEMES = ("purelib", "platlib")
-# What zipfile lets through besides its own error: unknown compression, cut or encrypted members, bad streams.
-_DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, ValueError, RuntimeError)
+# What zipfile lets through besides its own error: unknown compression, cut or encrypted members, bad streams
+# (of bz2, OSError), empty names, fields that end early.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    NotImplementedError,
+    EOFError,
+    IndexError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    struct.error,
+)
 
 
 def from_wheel(data: bytes, *, name: str) -> Tree:

@@ -15,6 +15,8 @@ import lief
 from blindbuild.errors import FormatError
 
 MAGIC = b"\x7fELF"
+_BIG_ENDIAN = 2  # of e_ident[EI_DATA]
+_ET_REL = 1  # an object file
 _SHN_UNDEF = 0  # a symbol that another file has to bring
 
 lief.logging.disable()  # what it has to say about a damaged file is in our error
@@ -53,13 +55,18 @@ def read_elf(data: bytes) -> ElfFile:
         raise FormatError(f"elf: expected an ELF file, got one that begins with {data[:8].hex()}")
     try:
         return ElfFile(
-            relocatable=binary.header.file_type == lief.ELF.Header.FILE_TYPE.REL,
+            relocatable=_file_type(data) == _ET_REL,
             interpreter=str(binary.interpreter) if binary.has_interpreter else "",
             needed=tuple(str(name) for name in binary.libraries),
             imports=tuple(sorted(_undefined(binary))),
         )
     except (UnicodeError, ValueError) as error:
         raise FormatError("elf: names that are no text") from error
+
+
+def _file_type(data: bytes) -> int:
+    # not lief's, which warns on the terminal of a number that it does not know
+    return int.from_bytes(data[16:18], "big" if data[5] == _BIG_ENDIAN else "little")
 
 
 def _undefined(binary: lief.ELF.Binary) -> set[str]:

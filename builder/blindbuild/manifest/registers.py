@@ -36,7 +36,7 @@ def read_platform(value: JsonValue, where: str) -> PlatformReference:
         ManifestError: unknown, missing or malformed fields; a register left out; a value that its events do
             not lead to.
     """
-    if isinstance(value, dict) and value.get("kind") in LAUNCH_KINDS:
+    if isinstance(value, dict) and isinstance(named := value.get("kind"), str) and named in LAUNCH_KINDS:
         return _read_launch(value, where)
     fields = Fields(
         value, where, required=("id", "kind", "banks"), optional=("firmwareDigest",), error=ManifestError
