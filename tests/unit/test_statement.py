@@ -232,3 +232,9 @@ def test_only_a_platform_whose_provider_keeps_the_firmware_may_lack_its_digest()
     platform = read_platform(written, "platforms[0]")
     assert platform.firmware is None
     assert write_platform(platform) == written
+
+
+@pytest.mark.parametrize("kind", [[], {}, 7, None, True, ["amd-sev-snp"]], ids=repr)
+def test_a_platforms_kind_of_another_type_is_refused(kind: object) -> None:
+    with pytest.raises(ManifestError, match=r"platforms\[0\]\.kind: expected"):
+        read_platform(ONE | {"kind": kind}, "platforms[0]")
