@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from blindbuild.machine.attack import ATTACKS, attacks_on
+from blindbuild.machine.attack_network import NETWORK_ATTACKS
+from blindbuild.machine.attack_play import play_all
 from blindbuild.machine.machine import Machine
 from blindbuild.manifest import parse_statement
+from tests.boot.attacks import scene_of
 from tests.boot.lab import ROOT, ROUTE, Lab
 from tests.fakes.middle import Middle
 from tests.integration.sealed_machine import PROFILE, SEALED
@@ -47,3 +51,19 @@ def test_a_booted_image_answers_through_a_middle_that_sees_nothing(
     assert middle.paths[2:] == [SEALED, SEALED]
     assert CANARY not in middle.seen
     assert len(set(middle.sizes[2:])) == 1
+
+
+def test_who_stands_between_or_in_the_images_place_gets_what_the_table_says(
+    lab: Lab, sealed: Path, tmp_path: Path
+) -> None:
+    table = attacks_on(next(sealed.glob("*.efi")).read_bytes(), profile=PROFILE)
+    played = list(
+        play_all([table[attack.name] for attack in NETWORK_ATTACKS], scene_of(lab, sealed, tmp_path))
+    )
+    assert len(played) == len(NETWORK_ATTACKS) == 3
+    for each in played:
+        assert each.expected, each.seen
+    intercepted = next(each for each in played if each.attack.name == "tls-mitm")
+    assert "he ends TLS and has seen" in intercepted.seen.words
+    # what is said of an image whose TLS ends inside would be wrong here
+    assert not ATTACKS["tls-mitm"].expects(intercepted.seen)

@@ -19,14 +19,17 @@ from pathlib import Path
 import pytest
 
 from blindbuild.client import Connection, Expectation, attest
+from blindbuild.client.sealed import Sealer
 from blindbuild.digest import Digest
-from blindbuild.errors import MachineError, VerificationError
+from blindbuild.errors import FormatError, MachineError, VerificationError
 from blindbuild.formats.tcglog import parse_event_log, replay, write_event_log
 from blindbuild.machine.forgery import ANSWER, ForgedServer, bind_session, replay_into
 from blindbuild.machine.interception import TlsInterceptor
+from blindbuild.machine.key_swap import KeySwapper, KeyThief
 from blindbuild.machine.swtpm import DEFAULT_BANKS, SoftwareTpm, TpmAuthority, manufacture_tpm
 from blindbuild.manifest import TrustRoots, parse_trust
 from blindbuild.verify import Policy
+from blindbuild.verify.session import SEALED_PROFILE
 from tests.fakes.published import Publisher, honest_boot, log_bytes
 
 pytestmark = pytest.mark.skipif(shutil.which("swtpm_setup") is None, reason="swtpm-tools is not installed")
@@ -63,6 +66,12 @@ def forged(tpm: SoftwareTpm) -> Iterator[ForgedServer]:
         yield server
 
 
+@pytest.fixture
+def sealing(publisher: Publisher) -> Publisher:
+    """Whose image takes sealed requests."""
+    return publisher.but(channelBinding=SEALED_PROFILE)
+
+
 def expect(publisher: Publisher, trust: TrustRoots, *, allow_test_tpm: bool) -> Expectation:
     policy = Policy(allow_test_tpm=allow_test_tpm)
     return Expectation(publisher.envelope, publisher.release, trust, policy)
@@ -97,6 +106,68 @@ def test_the_forgery_is_refused_without_permission_for_software_tpms(
     with pytest.raises(VerificationError):
         attempt.accept()
     assert forged.stolen == []
+
+
+def test_the_forgery_seals_too(tpm: SoftwareTpm, sealing: Publisher, authority: TpmAuthority) -> None:
+    trust = operator_trust(sealing, authority)
+    with ForgedServer(tpm, LOG, profile=SEALED_PROFILE) as forged:
+        for _ in range(2):
+            attempt = attest(forged.url, expect(sealing, trust, allow_test_tpm=True))
+            with attempt.accept() as connection:
+                assert connection.post("/v1/hello", b"patient data") == ANSWER
+                assert connection.post("/v1/hello", b"more data") == ANSWER
+        assert [request.splitlines()[0] for request in forged.stolen] == [b"POST /v1/hello HTTP/1.1"] * 4
+        assert [request.rpartition(b"\r\n")[2] for request in forged.stolen] == [
+            b"patient data",
+            b"more data",
+        ] * 2
+        strict = attest(forged.url, expect(sealing, trust, allow_test_tpm=False))
+        with pytest.raises(VerificationError):
+            strict.accept()
+        assert "A11:test-tpm" in strict.appraisal.reasons
+        assert len(forged.stolen) == 4
+
+
+def test_neither_forgery_passes_for_the_other(
+    tpm: SoftwareTpm, publisher: Publisher, sealing: Publisher, authority: TpmAuthority
+) -> None:
+    with ForgedServer(tpm, LOG, profile=SEALED_PROFILE) as forged:
+        attempt = attest(
+            forged.url, expect(publisher, operator_trust(publisher, authority), allow_test_tpm=True)
+        )
+        assert "C1:other-profile" in attempt.appraisal.reasons
+        with pytest.raises(VerificationError):
+            attempt.accept()
+
+
+def test_a_key_that_is_put_into_the_evidence_is_refused_and_would_have_opened_all(
+    tpm: SoftwareTpm, sealing: Publisher, authority: TpmAuthority
+) -> None:
+    expectation = expect(sealing, operator_trust(sealing, authority), allow_test_tpm=True)
+    with ForgedServer(tpm, LOG, profile=SEALED_PROFILE) as machine:
+        with KeySwapper("127.0.0.1", machine.port) as swapper:
+            attempt = attest(swapper.url, expectation)
+            with pytest.raises(VerificationError):
+                attempt.accept()
+            assert attempt.appraisal.reasons == {"Q7:bound-data-mismatch", "C3:other-hpke-key"}
+            assert swapper.stolen == []
+            # a client that does not judge: the same key opens what it sends, and answers it
+            careless = Sealer(attempt.session).seal(b"GET /secret HTTP/1.1\r\n\r\n")
+            with Connection.open(swapper.url) as connection:
+                answer = careless.answer(connection.ask(careless.question(max_body=100)))
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert swapper.stolen == [b"GET /secret HTTP/1.1\r\n\r\n"]
+        assert machine.stolen == []
+
+
+def test_requests_of_another_session_or_another_key_are_not_opened() -> None:
+    thief = KeyThief()
+    asked = {"nonce": "00" * 32, "statement": "11" * 32}
+    fields = thief.name_key(asked, session=bytes(16))
+    assert base64.b64decode(fields["hpkeKey"]) == thief.spki
+    for body in (b"", bytes(16), b"\1" * 80, bytes(16) + b"\x09" + bytes(31) + bytes(40)):
+        with pytest.raises(FormatError):
+            thief.open(body, b"")
 
 
 def test_a_man_in_the_middle_of_tls_is_refused_and_gets_no_data(

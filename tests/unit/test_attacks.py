@@ -45,6 +45,7 @@ from blindbuild.machine.attack_model import (
 )
 from blindbuild.machine.attack_play import Played, _allowed
 from blindbuild.machine.config import MachineConfig
+from blindbuild.verify.session import SEALED_PROFILE
 from tests.fakes.pe_image import FakeSection, make_pe
 from tests.fakes.variable_store import empty_store
 
@@ -380,3 +381,12 @@ def test_an_old_stub_has_fewer_doors_and_only_those_end_otherwise(version: bytes
     others = {name for name in ATTACKS if found[name] != ATTACKS[name]}
     assert others == ({"smbios-cmdline", "esp-addon"} if closed else set())
     assert all(found[name].outcome is Outcome.NO_EFFECT for name in others)
+
+
+def test_where_requests_are_sealed_the_key_that_must_not_change_is_another() -> None:
+    uki = make_pe((FakeSection(b".sdmagic", b"#### LoaderInfo: systemd-stub 257.13-1 ####\0"),))
+    found = attacks_on(uki, profile=SEALED_PROFILE)
+    assert list(found) == list(ATTACKS)
+    assert {name for name in ATTACKS if found[name] != ATTACKS[name]} == {"tls-mitm"}
+    assert found["tls-mitm"].outcome is Outcome.REFUSED
+    assert found["tls-mitm"].reasons == {"Q7:bound-data-mismatch", "C3:other-hpke-key"}

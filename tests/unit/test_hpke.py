@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blindbuild.errors import FormatError
-from blindbuild.formats.hpke import AES_256_GCM, Aead, read_key, set_up_sender
+from blindbuild.formats.hpke import AES_256_GCM, Aead, read_key, set_up_recipient, set_up_sender
 from tests.bad_inputs import refusing
 
 AES_128_GCM = Aead(0x0001, 16)  # what the RFCs' vectors for X25519 have
@@ -77,6 +77,50 @@ def test_another_implementation_opens_what_is_sealed(aead: Aead, message: bytes,
     for other in (info + b"x", info[1:] if info else b"y"):
         with pytest.raises(InvalidTag):
             ORACLES[aead].decrypt(whole, recipient, other)
+
+
+def test_a_message_is_opened_as_in_appendix_a_of_rfc_9180() -> None:
+    """A.1.1; the key is RFC 9180's skRm."""
+    recipient = set_up_recipient(
+        X25519PrivateKey.from_private_bytes(
+            bytes.fromhex("4612c550263fc8ad58375df3f557aac531d26850903e55a9f23f21d8534e8ac8")
+        ),
+        bytes.fromhex("37fda3567bdbd628e88668c3c8d7e97d1d1253b6d4ea6d44c150f741f1bf4431"),
+        info=bytes.fromhex("4f6465206f6e2061204772656369616e2055726e"),
+        aead=AES_128_GCM,
+    )
+    sealed = bytes.fromhex(
+        "f938558b5d72f1a23810b4be2ab4f84331acc02fc97babc53a52ae8218a355a96d8770ac83d07bea87e13c512a"
+    )
+    assert recipient.open(b"Count-0", sealed) == b"Beauty is truth, truth beauty"
+    for additional, message in ((b"Count-1", sealed), (b"Count-0", sealed[:-1]), (b"Count-0", b"")):
+        with pytest.raises(FormatError, match="expected a message that was sealed to this key"):
+            recipient.open(additional, message)
+
+
+@given(st.sampled_from(list(ORACLES)), st.binary(max_size=200), st.binary(max_size=50))
+def test_what_another_implementation_seals_is_opened(aead: Aead, message: bytes, info: bytes) -> None:
+    own = X25519PrivateKey.generate()
+    whole = ORACLES[aead].encrypt(message, own.public_key(), info)
+    recipient = set_up_recipient(own, whole[:32], info=info, aead=aead)
+    assert recipient.open(b"", whole[32:]) == message
+
+
+@given(st.binary(max_size=200), st.binary(max_size=50), st.binary(max_size=200))
+def test_both_ends_agree_on_message_and_answer(message: bytes, additional: bytes, answer: bytes) -> None:
+    own, ephemeral = X25519PrivateKey.generate(), X25519PrivateKey.generate().private_bytes_raw()
+    sender = set_up_sender(own.public_key().public_bytes_raw(), info=b"x", ephemeral=ephemeral)
+    recipient = set_up_recipient(own, sender.encapsulated, info=b"x")
+    assert recipient.open(additional, sender.seal(additional, message)) == message
+    assert sender.open_answer(b"use", recipient.seal_answer(b"use", answer, salt=bytes(32))) == answer
+    with pytest.raises(FormatError):
+        sender.open_answer(b"other", recipient.seal_answer(b"use", answer, salt=bytes(32)))
+
+
+@pytest.mark.parametrize("encapsulated", [*SMALL, b"", bytes(31), bytes(33)])
+def test_an_encapsulated_key_that_gives_no_secret_is_refused(encapsulated: bytes) -> None:
+    with pytest.raises(FormatError, match="expected an X25519 key that gives a secret"):
+        set_up_recipient(X25519PrivateKey.generate(), encapsulated, info=b"")
 
 
 @pytest.mark.bad_input(125)

@@ -100,7 +100,8 @@ def play_on_image(
     """
     files = check_image(image)
     uki = next(data for file, data in files.items() if file.endswith(".efi"))
-    attacks, left_out = choose_attacks(name, attacks_on(uki), hostile=hostile is not None)
+    table = attacks_on(uki, profile=parse_statement(files[STATEMENT]).channel_binding)
+    attacks, left_out = choose_attacks(name, table, hostile=hostile is not None)
     began, played = time.monotonic(), []
     with temporary_directory() as directory:
         scene = Scene(

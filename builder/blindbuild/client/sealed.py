@@ -109,9 +109,7 @@ class Sealer:
         sealing = session.evidence.sealing
         if sealing is None or sealing.spki != session.spki:
             raise ChannelError("expected a session with a key to seal to, got one without")
-        key = Digest.sha256(session.spki).value
-        parts = (REQUEST_LABEL, session.nonce, key, session.statement.value, ROLE)
-        self._info = Digest.sha256(b"".join(struct.pack(">H", len(part)) + part for part in parts)).value
+        self._info = bind_requests(nonce=session.nonce, spki=session.spki, statement=session.statement)
         self._recipient = read_key(session.spki)
         self._session = sealing.session
         self._numbers = itertools.count(1)
@@ -196,6 +194,12 @@ class SealedConnection:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def bind_requests(*, nonce: bytes, spki: bytes, statement: Digest) -> bytes:
+    """Return the `info` of every request of a session: what client and image must agree on."""
+    parts = (REQUEST_LABEL, nonce, Digest.sha256(spki).value, statement.value, ROLE)
+    return Digest.sha256(b"".join(struct.pack(">H", len(part)) + part for part in parts)).value
 
 
 def bucket(size: int) -> int:

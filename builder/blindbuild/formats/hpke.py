@@ -1,5 +1,6 @@
 """The sending half of HPKE in base mode, and what opens the one answer to what was sent.
 
+Receiving is the gate's affair; `Recipient` is for an operator who puts a key of his own in its place.
 DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and AES-GCM, one message a context. `cryptography` has HPKE too, but
 no way to the secret that an answer is sealed with; a test holds the two against each other.
 
@@ -75,14 +76,40 @@ class Sender:
 
         Source: RFC 9458 section 4.4.
         """
-        size = self._aead.key_size  # max(Nn, Nk)
-        salt, ciphertext = sealed[:size], sealed[size:]
-        base = _extract(self.encapsulated + salt, self.export(use, size))
-        key, nonce = _expand(base, b"key", size), _expand(base, b"nonce", _NONCE_SIZE)
+        salt, ciphertext = sealed[: self._aead.key_size], sealed[self._aead.key_size :]
+        key, nonce = self._answer_key(use, salt)
         try:
             return _aes_gcm(key).decrypt(nonce, ciphertext, b"")
         except InvalidTag as error:
             raise FormatError("expected an answer that was sealed for this request") from error
+
+    def _answer_key(self, use: bytes, salt: bytes) -> tuple[bytes, bytes]:
+        size = self._aead.key_size  # max(Nn, Nk)
+        base = _extract(self.encapsulated + salt, self.export(use, size))
+        return _expand(base, b"key", size), _expand(base, b"nonce", _NONCE_SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """Opens one message, and seals the one answer; `set_up_recipient` is the way to it."""
+
+    _context: Sender
+
+    def open(self, additional: bytes, sealed: bytes) -> bytes:
+        """Return the message.
+
+        Raises:
+            FormatError: it was not sealed to this key, with this `additional` and the `info` of the set-up.
+        """
+        try:
+            return _aes_gcm(self._context._key).decrypt(self._context._nonce, sealed, additional)
+        except InvalidTag as error:
+            raise FormatError("expected a message that was sealed to this key") from error
+
+    def seal_answer(self, use: bytes, answer: bytes, *, salt: bytes) -> bytes:
+        """Return what `Sender.open_answer` opens; `salt` is random and as long as the AEAD's key."""
+        key, nonce = self._context._answer_key(use, salt)
+        return salt + _aes_gcm(key).encrypt(nonce, answer, b"")
 
 
 def set_up_sender(recipient: bytes, *, info: bytes, ephemeral: bytes, aead: Aead = AES_256_GCM) -> Sender:
@@ -98,12 +125,38 @@ def set_up_sender(recipient: bytes, *, info: bytes, ephemeral: bytes, aead: Aead
     """
     own = X25519PrivateKey.from_private_bytes(ephemeral)
     encapsulated = own.public_key().public_bytes_raw()
+    shared = _agree(own, recipient, encapsulated + recipient)
+    return _schedule(shared, encapsulated, info=info, aead=aead)
+
+
+def set_up_recipient(
+    own: X25519PrivateKey, encapsulated: bytes, *, info: bytes, aead: Aead = AES_256_GCM
+) -> Recipient:
+    """Return what opens one message (SetupBaseR, section 5.1.1).
+
+    Args:
+        own: the key it was sealed to.
+        encapsulated: what came with it.
+
+    Raises:
+        FormatError: that is no key, or one for which everybody knows the secret.
+    """
+    shared = _agree(own, encapsulated, encapsulated + own.public_key().public_bytes_raw())
+    return Recipient(_schedule(shared, encapsulated, info=info, aead=aead))
+
+
+def _agree(own: X25519PrivateKey, other: bytes, both: bytes) -> bytes:
+    """Return the shared secret of DHKEM (section 4.1); `both` is the encapsulated and the recipient's key."""
     try:
-        secret = own.exchange(X25519PublicKey.from_public_bytes(recipient))
+        secret = own.exchange(X25519PublicKey.from_public_bytes(other))
     except ValueError as error:  # 7.1.4: all zero
         raise FormatError("expected an X25519 key that gives a secret") from error
     eae = _extract_labelled(_KEM, b"", b"eae_prk", secret)
-    shared = _expand_labelled(_KEM, eae, b"shared_secret", encapsulated + recipient, KEY_SIZE)
+    return _expand_labelled(_KEM, eae, b"shared_secret", both, KEY_SIZE)
+
+
+def _schedule(shared: bytes, encapsulated: bytes, *, info: bytes, aead: Aead) -> Sender:
+    """Return the context of a shared secret (KeySchedule, section 5.1)."""
     suite = _SUITE + aead.identifier.to_bytes(2, "big")
     schedule = (
         _BASE

@@ -15,16 +15,19 @@ from blindbuild.machine.attack_bytes import BYTES_ATTACKS
 from blindbuild.machine.attack_hostile import HOSTILE_ATTACKS
 from blindbuild.machine.attack_image import IMAGE_ATTACKS
 from blindbuild.machine.attack_model import AnyAttack, AttackTable, Outcome
+from blindbuild.machine.attack_network import NETWORK_ATTACKS, sealed_interception
 from blindbuild.machine.attack_running import PLUGGING_ATTACKS, RUNNING_ATTACKS
 from blindbuild.machine.attack_snapshot import SNAPSHOT_ATTACKS
 from blindbuild.machine.attack_tpm import TPM_ATTACKS
 from blindbuild.measure.stub import parse_stub_magic
+from blindbuild.verify.session import PROFILE, SEALED_PROFILE
 
 _ALL: tuple[AnyAttack, ...] = (
     *IMAGE_ATTACKS,
     *BOOT_ATTACKS,
     *BYTES_ATTACKS,
     # those that a machine is not the same after come last
+    *NETWORK_ATTACKS,
     *RUNNING_ATTACKS,
     *SNAPSHOT_ATTACKS,
     *PLUGGING_ATTACKS,
@@ -48,19 +51,27 @@ NOT_PLAYED = MappingProxyType(
 _SIDE_DOORS = frozenset({"smbios-cmdline", "esp-addon"})
 
 
-def attacks_on(uki: bytes) -> AttackTable:
-    """Return the attacks with the outcomes they must have on this boot image: old stubs have fewer doors.
+def attacks_on(uki: bytes, *, profile: str = PROFILE) -> AttackTable:
+    """Return the attacks with the outcomes they must have on this boot image: old stubs have fewer doors, and
+    where requests are sealed another key than that of TLS must be the image's.
+
+    Args:
+        profile: what the image's evidence is bound to.
 
     Raises:
         FormatError: it has no stub of systemd's.
     """
-    if parse_stub_magic(read_pe(uki).section_data(".sdmagic")).reads_extra_command_lines:
-        return ATTACKS
-    closed: dict[str, AnyAttack] = {
-        name: replace(ATTACKS[name], outcome=Outcome.NO_EFFECT, registers=frozenset(), reasons=frozenset())
-        for name in _SIDE_DOORS
-    }
-    return MappingProxyType({name: closed.get(name, attack) for name, attack in ATTACKS.items()})
+    changed: dict[str, AnyAttack] = {}
+    if not parse_stub_magic(read_pe(uki).section_data(".sdmagic")).reads_extra_command_lines:
+        changed |= {
+            name: replace(
+                ATTACKS[name], outcome=Outcome.NO_EFFECT, registers=frozenset(), reasons=frozenset()
+            )
+            for name in _SIDE_DOORS
+        }
+    if profile == SEALED_PROFILE:
+        changed["tls-mitm"] = sealed_interception(ATTACKS["tls-mitm"])
+    return MappingProxyType({name: changed.get(name, attack) for name, attack in ATTACKS.items()})
 
 
 def find_attack(name: str) -> AnyAttack:

@@ -12,21 +12,15 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
-from blindbuild.client import attest
 from blindbuild.client.http1 import write_request
-from blindbuild.errors import ChannelError, MachineError, VerificationError
+from blindbuild.errors import MachineError
 from blindbuild.machine.attack_model import Outcome, RunningAttack, Seen, Stage
 from blindbuild.machine.config import HOST_ADDRESS
-from blindbuild.machine.forgery import ForgedServer
-from blindbuild.machine.interception import Relay, TlsInterceptor
 from blindbuild.machine.qmp import QmpConnection
-from blindbuild.machine.swtpm import DEFAULT_BANKS, SoftwareTpm, manufacture_tpm
-from blindbuild.verify import Policy, RecordedSession
+from blindbuild.verify import RecordedSession
 
 CANARY = b"blindbuild-canary-3f9c1e7a5d"
-SECRET = b"data of a client"
 SETTLE_S = 1.0  # for the guest to notice what was done to it
 PAUSE_S = 5.0
 RESTART_LIMIT_S = 240.0  # as for any boot
@@ -235,81 +229,7 @@ def _ask_debugger(stream: socket.socket, command: bytes) -> bytes:
     return found[1]
 
 
-def _relay(stage: Stage) -> Seen:
-    """Pass the connection on as it is: the client judges who is at its other end, and that is the image."""
-    with Relay(HOST_ADDRESS, stage.machine.port) as relay:
-        with _accepted(stage, relay.url) as status:
-            words = f"accepted through the relay, status {status}; the relay has seen TLS records only"
-            return Seen(Outcome.NO_EFFECT, words)
-
-
-@contextlib.contextmanager
-def _accepted(stage: Stage, url: str) -> Iterator[int]:
-    with attest(url, stage.expect(stage.machine.authority)).accept() as connection:
-        yield connection.request(stage.route, SECRET).status
-
-
-def _intercept(stage: Stage) -> Seen:
-    with TlsInterceptor(HOST_ADDRESS, stage.machine.port) as middle:
-        found = attest(middle.url, stage.expect(stage.machine.authority))
-        try:
-            found.accept().request(stage.route, SECRET)
-        except VerificationError:
-            reasons = found.appraisal.reasons
-            got = SECRET in middle.seen
-            return Seen(
-                Outcome.SUCCEEDS if got else Outcome.REFUSED,
-                f"refused: the quote is for another TLS key; he has seen {len(middle.seen)} bytes of the "
-                "exchange and none of a request",
-                reasons=reasons,
-            )
-    return Seen(Outcome.SUCCEEDS, "a client has sent its request to the operator")
-
-
-def _forge(stage: Stage) -> Seen:
-    """Answer with a fresh TPM that was told what a genuine one had measured; nothing is booted."""
-    directory = stage.directory / "forged"
-    manufacture_tpm(directory, stage.machine.authority, banks=DEFAULT_BANKS)
-    control = stage.machine.files.sockets / "forged"
-    with SoftwareTpm(directory, control, stage.directory / "forged.log") as tpm:
-        with ForgedServer(tpm, stage.session.evidence.event_log) as forged:
-            expectation = stage.expect(stage.machine.authority)
-            strict = attest(forged.url, replace(expectation, policy=Policy()))
-            strict.close()
-            reasons = strict.appraisal.reasons
-            found = attest(forged.url, expectation)
-            try:
-                found.accept().request(stage.route, SECRET)
-            except VerificationError:
-                words = "refused even by a client that believes operator-run TPMs"
-                return Seen(Outcome.REFUSED, words, reasons=found.appraisal.reasons)
-            if SECRET not in forged.stolen:
-                raise ChannelError("expected the forged server to have got the request")
-    words = "a client that allows operator-run TPMs sends its request to the operator; a strict one refuses"
-    return Seen(Outcome.SUCCEEDS, words, reasons=reasons)
-
-
 RUNNING_ATTACKS: tuple[RunningAttack, ...] = (
-    RunningAttack(
-        name="relay",
-        summary="passes the connection on to another machine that runs the image",
-        outcome=Outcome.NO_EFFECT,
-        play=_relay,
-    ),
-    RunningAttack(
-        name="tls-mitm",
-        summary="ends TLS himself and passes requests and evidence on to the machine",
-        outcome=Outcome.REFUSED,
-        reasons=frozenset({"Q7:bound-data-mismatch", "C3:other-tls-key"}),
-        play=_intercept,
-    ),
-    RunningAttack(
-        name="fresh-tpm",
-        summary="boots nothing: replays a genuine event log into a fresh TPM and answers with its quotes",
-        outcome=Outcome.SUCCEEDS,
-        reasons=frozenset({"A11:test-tpm"}),
-        play=_forge,
-    ),
     RunningAttack(
         name="keys",
         summary="presses Ctrl-Alt-Delete, SysRq, console and other keys",

@@ -2,8 +2,8 @@
 
 The operator owns the TPM's power switch. He takes the event log of one genuine boot, extends a fresh TPM with
 its digests, and answers the client's questions himself: the endorsement certificate is genuine, the registers
-are right, the quote is fresh, and the TLS key is his. Only a TPM that he can neither reset nor impersonate
-helps.
+are right, the quote is fresh, and the key is his: of TLS, or the one that requests are sealed to. Only a TPM
+that he can neither reset nor impersonate helps.
 """
 
 from __future__ import annotations
@@ -11,29 +11,31 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import secrets
 import socket
 import struct
 import threading
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
+from blindbuild.client.exchange import ENDORSEMENT_PATH, EVIDENCE_PATH
+from blindbuild.client.sealed import SEALED_PATH
 from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import MachineError
 from blindbuild.formats.tcgevent import EventType
 from blindbuild.formats.tcglog import UnverifiedLog, parse_event_log, replay
+from blindbuild.machine.http_listener import http_answer, read_request
 from blindbuild.machine.interception import Listener, make_identity
+from blindbuild.machine.key_swap import KeyThief
 from blindbuild.machine.swtpm import SoftwareTpm
 from blindbuild.machine.tpm_attester import TpmAttester
 from blindbuild.machine.tpm_connection import TpmConnection
+from blindbuild.verify.quote import LABELS
+from blindbuild.verify.session import PROFILE, SEALED_PROFILE, SESSION_SIZE
 
-MAX_LINE_BYTES = 8 << 10
-MAX_BODY_BYTES = 16 << 20  # bounds memory
 ANSWER = b"Your data is with the operator now.\n"
 
-_ENDORSEMENT = "/.well-known/blindbuild/endorsement"
-_EVIDENCE = "/.well-known/blindbuild/evidence"
-_LABEL = b"blindbuild/tls-spki-quote/v1"
 _ROLE = b"server"
 
 
@@ -57,13 +59,16 @@ class ForgedServer(Listener):
     Args:
         tpm: a fresh software TPM, running, with nobody connected.
         event_log: of one genuine boot, as its evidence carried it.
+        profile: what the image's evidence is bound to.
 
     Attributes:
-        stolen: the bodies that clients have sent to routes of the recipe.
+        stolen: what clients have sent to routes of the recipe: bodies, or whole requests that were sealed.
     """
 
-    def __init__(self, tpm: SoftwareTpm, event_log: bytes) -> None:
+    def __init__(self, tpm: SoftwareTpm, event_log: bytes, *, profile: str = PROFILE) -> None:
         super().__init__(self._answer_all)
+        self._profile = profile
+        self._thief = KeyThief() if profile == SEALED_PROFILE else None
         self._event_log = event_log
         self._connection = tpm.connect()
         self._connection.power_on()
@@ -82,17 +87,20 @@ class ForgedServer(Listener):
     def _answer_all(self, plain: socket.socket) -> None:
         with self._identity.context.wrap_socket(plain, server_side=True) as stream:
             with stream.makefile("rb") as reader:
-                while (request := _read_request(reader)) is not None:
-                    stream.sendall(self._answer(*request))
+                while (request := read_request(reader)) is not None:
+                    stream.sendall(self._answer(request.target, request.body))
 
     def _answer(self, target: str, body: bytes) -> bytes:
         """Return the whole HTTP answer to one request."""
-        if target == _ENDORSEMENT:
-            return _http_answer("application/json", json.dumps(self._endorsement()).encode())
-        if target == _EVIDENCE:
-            return _http_answer("application/json", json.dumps(self._evidence(json.loads(body))).encode())
+        if target == ENDORSEMENT_PATH:
+            return http_answer("application/json", json.dumps(self._endorsement()).encode())
+        if target == EVIDENCE_PATH:
+            return http_answer("application/json", json.dumps(self._evidence(json.loads(body))).encode())
+        binary, answer = "application/octet-stream", ANSWER
+        if self._thief is not None and target == SEALED_PATH:
+            body, answer = self._thief.open(body, http_answer(binary, ANSWER))
         self.stolen.append(body)
-        return _http_answer("application/octet-stream", ANSWER)
+        return http_answer(binary, answer)
 
     def _endorsement(self) -> Mapping[str, object]:
         with self._tpm_lock:
@@ -109,10 +117,12 @@ class ForgedServer(Listener):
 
     def _evidence(self, request: Mapping[str, Any]) -> Mapping[str, object]:
         bank = HashAlgorithm.from_name(request["bank"])
+        key = self._identity.spki if self._thief is None else self._thief.spki
         extra_data = bind_session(
             nonce=bytes.fromhex(request["nonce"]),
-            spki=self._identity.spki,
+            spki=key,
             statement=bytes.fromhex(request["statement"]),
+            profile=self._profile,
         )
         with self._tpm_lock:
             quote, signature = self._attester.quote(bank, extra_data)
@@ -120,13 +130,15 @@ class ForgedServer(Listener):
             secret = self._activate(request)
         evidence = {
             "version": 1,
-            "profile": "tls-spki-quote-v1",
+            "profile": self._profile,
             "bank": bank.value,
             "quote": _base64(quote),
             "signature": _base64(signature),
             "pcrs": [register.hex for register in registers],
             "eventLog": _base64(self._event_log),
         }
+        if self._thief is not None:
+            evidence |= self._thief.name_key(request, session=secrets.token_bytes(SESSION_SIZE))
         return evidence if secret is None else evidence | {"activatedSecret": _base64(secret)}
 
     def _activate(self, request: Mapping[str, Any]) -> bytes | None:
@@ -136,28 +148,10 @@ class ForgedServer(Listener):
         return self._attester.activate_credential(blob, secret)
 
 
-def bind_session(*, nonce: bytes, spki: bytes, statement: bytes) -> bytes:
-    """Return the extraData of a quote (docs/spec/evidence.md, tls-spki-quote-v1)."""
-    fields = (_LABEL, nonce, hashlib.sha256(spki).digest(), statement, _ROLE)
+def bind_session(*, nonce: bytes, spki: bytes, statement: bytes, profile: str = PROFILE) -> bytes:
+    """Return the extraData of a quote (docs/spec/evidence.md and hpke-channel.md, "Evidence")."""
+    fields = (LABELS[profile], nonce, hashlib.sha256(spki).digest(), statement, _ROLE)
     return hashlib.sha256(b"".join(struct.pack(">H", len(field)) + field for field in fields)).digest()
-
-
-def _read_request(reader: BinaryIO) -> tuple[str, bytes] | None:
-    """Return target and body of the next request; None at the end of the connection."""
-    words = reader.readline(MAX_LINE_BYTES).split(b" ")
-    if len(words) != 3:
-        return None
-    length = 0
-    while (line := reader.readline(MAX_LINE_BYTES).strip()) != b"":
-        name, _, value = line.partition(b":")
-        if name.lower() == b"content-length" and value.strip().isdigit():
-            length = min(int(value), MAX_BODY_BYTES)
-    return words[1].decode("ascii", "replace"), reader.read(length)
-
-
-def _http_answer(content_type: str, body: bytes) -> bytes:
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
 
 
 def _base64(data: bytes) -> str:
