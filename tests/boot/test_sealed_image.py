@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from blindbuild.cli.probe_table import summarize_controls
+from blindbuild.cli.probing import ProbeOptions, probe_image
 from blindbuild.machine.attack import ATTACKS, attacks_on
 from blindbuild.machine.attack_network import NETWORK_ATTACKS
 from blindbuild.machine.attack_play import play_all
@@ -17,6 +19,7 @@ from tests.boot.attacks import scene_of
 from tests.boot.lab import ROOT, ROUTE, Lab
 from tests.fakes.middle import Middle
 from tests.integration.sealed_machine import PROFILE, SEALED
+from tests.locked import QUIET
 
 pytestmark = pytest.mark.boot
 RECIPE = ROOT / "recipes" / "hello-sealed"
@@ -67,3 +70,19 @@ def test_who_stands_between_or_in_the_images_place_gets_what_the_table_says(
     assert "he ends TLS and has seen" in intercepted.seen.words
     # what is said of an image whose TLS ends inside would be wrong here
     assert not ATTACKS["tls-mitm"].expects(intercepted.seen)
+
+
+@pytest.mark.full
+@pytest.mark.kernel
+def test_the_probe_shows_of_it_what_it_shows_of_any_other(
+    lab: Lab, sealed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(lab.directory / "state"))
+    controls = {variant: lab.build(RECIPE, variant=variant) for variant in ("probe", "leaky")}
+    options = ProbeOptions(hostile=controls["probe"], control=controls["leaky"])
+    probed = probe_image(sealed, options, store=lab.store, build_in=lab.directory, reporter=QUIET)
+    closable = [check for check in probed.checks if check.closable]
+    assert {check.name: check.reasons for check in closable} == dict.fromkeys(
+        (check.name for check in closable), ()
+    )
+    assert summarize_controls(probed) == f"{len(closable)} of {len(closable)} controls caught"

@@ -44,6 +44,7 @@ from blindbuild.publish import (
     sign_statement,
 )
 from blindbuild.verify import Policy
+from blindbuild.verify.session import SEALED_PROFILE
 
 GATE_CONF, INIT_CONF = b"gate/gate.json", b"etc/blindbuild/init.conf"
 VALID_S = 3600  # of the release that the probe makes for itself; a probe takes minutes
@@ -266,6 +267,7 @@ def _subject(role: str, loaded: _Loaded, judged_by: _Loaded, options: ProbeOptio
         config=config,
         expect=_expectation(judged_by),
         route=loaded.routes[0],
+        sealed=loaded.statement.channel_binding == SEALED_PROFILE,
         canary=Canary.fresh(),
         asks_dhcp=loaded.network.fixed is None,
         reporters=REPORTERS if hostile else (),

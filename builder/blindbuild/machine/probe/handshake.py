@@ -111,12 +111,15 @@ class HandshakeReport:
         return frozenset(answer.length for answer in self.answers if answer.status is not None)
 
 
-def observe_handshake(host: str, port: int, *, routes: Iterable[str] = ()) -> HandshakeReport:
+def observe_handshake(
+    host: str, port: int, *, routes: Iterable[str] = (), sealed: bool = False
+) -> HandshakeReport:
     """Look at a serving gate from outside.
 
     Args:
         host, port: where it is.
         routes: the recipe's paths, which are asked, too.
+        sealed: they are there for sealed requests only.
 
     Raises:
         ChannelError: it does not speak TLS 1.3 or HTTP at all.
@@ -126,7 +129,9 @@ def observe_handshake(host: str, port: int, *, routes: Iterable[str] = ()) -> Ha
         certificate = _certificate(stream)
     tickets, resumed = _observe_tickets(host, port)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        answers = tuple(pool.map(lambda request: ask(host, port, request), make_requests(routes)))
+        answers = tuple(
+            pool.map(lambda request: ask(host, port, request), make_requests(routes, sealed=sealed))
+        )
     fields, frame = _read_certificate(certificate)
     return HandshakeReport(
         version=version,

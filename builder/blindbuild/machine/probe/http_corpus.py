@@ -12,6 +12,7 @@ from dataclasses import dataclass
 HEALTH_PATH = "/healthz"
 EVIDENCE_PATH = "/.well-known/blindbuild/evidence"
 ENDORSEMENT_PATH = "/.well-known/blindbuild/endorsement"
+SEALED_PATH = "/.well-known/blindbuild/sealed"
 FUZZED_PATHS = 16
 FUZZ_SEED = b"blindbuild paths 1"
 BODY_SIZES = (0, 1, 100, 3_000, 20_000)  # bytes; below, at and above the answers' buckets
@@ -45,11 +46,12 @@ class ProbeRequest:
     allowed: frozenset[int]
 
 
-def make_requests(routes: Iterable[str]) -> tuple[ProbeRequest, ...]:
+def make_requests(routes: Iterable[str], *, sealed: bool = False) -> tuple[ProbeRequest, ...]:
     """Return all requests, always the same.
 
     Args:
         routes: the recipe's paths, which are asked with bodies of several sizes.
+        sealed: the image takes sealed requests only, so that its routes are not there for a stranger.
     """
     return (
         ProbeRequest("GET /healthz", _request("GET", HEALTH_PATH), frozenset({204})),
@@ -59,7 +61,8 @@ def make_requests(routes: Iterable[str]) -> tuple[ProbeRequest, ...]:
         *_paths(),
         *_methods(),
         *_malformed(),
-        *(request for route in routes for request in _recipe(route)),
+        *(request for route in routes for request in _recipe(route, sealed=sealed)),
+        *(_sealed() if sealed else ()),
     )
 
 
@@ -119,10 +122,18 @@ def _malformed() -> Iterator[ProbeRequest]:
         yield ProbeRequest(name, data, _REFUSED)
 
 
-def _recipe(route: str) -> Iterator[ProbeRequest]:
+def _recipe(route: str, *, sealed: bool) -> Iterator[ProbeRequest]:
     # what the workload makes of such a body is its own affair, so any status of the gate will do
-    allowed = frozenset({200, 413, 502, 503})
+    allowed = frozenset({404}) if sealed else frozenset({200, 413, 502, 503})
     for size in BODY_SIZES:
         data = _request("POST", route, b"a" * size, "Content-Type: application/octet-stream")
         yield ProbeRequest(f"POST {route} with {size} bytes", data, allowed)
     yield ProbeRequest(f"GET {route}", _request("GET", route), frozenset({404}))
+
+
+def _sealed() -> Iterator[ProbeRequest]:
+    """What nobody has sealed; docs/spec/hpke-channel.md, "An answer"."""
+    for size in BODY_SIZES:
+        data = _request("POST", SEALED_PATH, b"a" * size, "Content-Type: application/octet-stream")
+        yield ProbeRequest(f"POST sealed with {size} bytes", data, frozenset({422}))
+    yield ProbeRequest("GET sealed", _request("GET", SEALED_PATH), frozenset({404}))

@@ -1,11 +1,16 @@
-"""Asking a gate over TLS without judging it: for images that are probed because they are no product."""
+"""Asking a gate without judging it: for images that are probed because they are no product."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import ssl
 
+from blindbuild.client import Expectation, attest
+from blindbuild.client.forwarded import ForwardedConnection
+from blindbuild.client.sealed import SealedConnection
+from blindbuild.errors import BlindbuildError
 from blindbuild.machine.probe.http_corpus import HEALTH_PATH
 
 ASK_LIMIT_S = 30.0  # for one answer; a workload that hangs is ended by its deadline before that
@@ -43,6 +48,31 @@ def ask_plainly(host: str, port: int, method: str, path: str, body: bytes = b"")
     ):
         stream.sendall(head.encode("ascii") + b"\r\n" + body)
         return _read_answer(stream)
+
+
+def ask_sealed(url: str, expectation: Expectation, path: str, body: bytes) -> tuple[int, bytes]:
+    """POST one request, sealed to the key that a server names, whoever it is; return status and body.
+
+    Args:
+        url: where it is.
+        expectation: names the statement and the TPM that are asked for; it is not judged by.
+        path, body: what is sealed.
+
+    Raises:
+        OSError: no evidence with such a key, or no whole answer in time; its text says which.
+    """
+    try:
+        attempt = attest(url, expectation, timeout_s=ASK_LIMIT_S)
+        attempt.close()
+        with contextlib.closing(
+            SealedConnection(ForwardedConnection.open(url, timeout_s=ASK_LIMIT_S), attempt.session)
+        ) as connection:
+            answer = connection.request(
+                "POST", path, body=body, content_type="application/octet-stream", max_body=MAX_ANSWER
+            )
+            return answer.status, answer.body
+    except BlindbuildError as error:
+        raise ConnectionError(error.message) from error
 
 
 def _read_answer(stream: ssl.SSLSocket) -> tuple[int, bytes]:

@@ -54,7 +54,7 @@ from blindbuild.machine.probe.observe import (
     SearchSeen,
 )
 from blindbuild.machine.probe.peer import LinkPeer, PeerReport, scan_machine
-from blindbuild.machine.probe.plain import ask_plainly, gate_speaks
+from blindbuild.machine.probe.plain import ask_plainly, ask_sealed, gate_speaks
 from blindbuild.machine.probe.tpm_state import read_kept
 from blindbuild.machine.qemu import MachineFiles
 from blindbuild.machine.serial_ports import PORT_COUNT, SerialCapture
@@ -80,6 +80,7 @@ class Subject:
         config: the machine, without bait.
         expect: what its evidence is judged by, once the TPM's authority is known.
         route: where the workload answers.
+        sealed: it takes requests that are sealed to a key in its evidence, and no others.
         canary: what requests carry.
         asks_dhcp: the guest asks for its address.
         reporters: who of the image reports what it tried to break out; empty for a workload that does not.
@@ -94,6 +95,7 @@ class Subject:
     expect: Callable[[Machine], Expectation]
     route: str
     canary: Canary
+    sealed: bool = False
     asks_dhcp: bool = False
     reporters: tuple[str, ...] = ()
     scan: bool = True
@@ -292,9 +294,12 @@ class _Watch:
 
     def _ask_plainly(self, phase: Phase, body: bytes, *, name: str) -> bytes:
         """POST a body without judging anybody; return the answer's, or nothing."""
-        host, port = HOST_ADDRESS, self.machine.port
+        machine, subject = self.machine, self.subject
         try:
-            status, answer = ask_plainly(host, port, "POST", self.subject.route, body)
+            if subject.sealed:
+                status, answer = ask_sealed(machine.url, subject.expect(machine), subject.route, body)
+            else:
+                status, answer = ask_plainly(HOST_ADDRESS, machine.port, "POST", subject.route, body)
         except OSError as error:
             self.exchanges.append(Exchange(phase, name, None, str(error)))
             return b""
@@ -324,7 +329,9 @@ class _Watch:
 
     def _look(self) -> None:
         host, port = HOST_ADDRESS, self.machine.port
-        self.handshake = observe_handshake(host, port, routes=(self.subject.route,))
+        self.handshake = observe_handshake(
+            host, port, routes=(self.subject.route,), sealed=self.subject.sealed
+        )
 
     def _scan(self, peer: LinkPeer) -> None:
         self.scanned = scan_machine(peer, self.machine, asks_dhcp=self.subject.asks_dhcp)
