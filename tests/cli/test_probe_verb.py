@@ -88,6 +88,26 @@ def test_a_key_signs_it_and_a_run_without_one_leaves_no_old_envelope(play: Play,
     assert not (tmp_path / PROBE_ENVELOPE).exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("pkcs11:token=releases;object=hello?module-path=/nowhere/token.so", "/nowhere/token.so"),
+        ("no-such.key", "no-such.key"),
+    ],
+)
+def test_a_key_that_cannot_sign_is_told_of_before_anything_boots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, said: str
+) -> None:
+    booted: list[object] = []
+    monkeypatch.setattr("blindbuild.cli.probing.probe_image", lambda *_, **__: booted.append(1))
+    monkeypatch.setenv("BLINDBUILD_PIN", "1234")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    done = CliRunner().invoke(command, [str(tmp_path), "--probe", "--key", key])
+    assert isinstance(done.exception, BlindbuildError)
+    assert said in done.exception.message
+    assert booted == []
+
+
 def test_a_page_for_people_is_written(play: Play, tmp_path: Path) -> None:
     play(clean(), "--page", str(tmp_path / "probe.md"))
     page = (tmp_path / "probe.md").read_text()

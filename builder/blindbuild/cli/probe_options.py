@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from pathlib import Path
@@ -13,21 +14,19 @@ from blindbuild.cli.options import Function, print_json, user_store
 from blindbuild.errors import UsageError, VerificationError
 from blindbuild.formats.canonical import parse_json
 from blindbuild.host.clock import unix_time
-from blindbuild.host.files import read_bytes, temporary_directory, write_atomically
+from blindbuild.host.files import temporary_directory, write_atomically
 from blindbuild.machine.accelerator import Preference
 from blindbuild.manifest import format_time
 from blindbuild.manifest.probe import MAX_PROBE, Probe, Verdict, probe_bytes
 
-MAX_KEY = 1 << 16  # bytes; an Ed25519 key in PEM has 120
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProbeArguments:
     """What was asked for, as the command line says it."""
 
-    key: Path | None = None
+    key: str | None = None
     recipe: Path | None = None
     hostile: Path | None = None
     control: Path | None = None
@@ -42,7 +41,7 @@ class ProbeArguments:
 
 
 _OPTIONS = (
-    click.option("--key", type=_FILE, help="Sign probe.json, too: a release key from keygen."),
+    click.option("--key", metavar="REF", help="Sign probe.json, too: a release key, as `sign` takes it."),
     click.option(
         "--recipe", type=click.Path(exists=True, path_type=Path), help="Build the control images from this."
     ),
@@ -81,22 +80,24 @@ def run_probe(image: Path, arguments: ProbeArguments, *, as_json: bool) -> None:
     from blindbuild.cli.probe_table import print_probe, render_page
     from blindbuild.cli.probing import ProbeOptions, probe_image, write_probe
     from blindbuild.cli.render import TerminalReporter
-    from blindbuild.publish import load_key
+    from blindbuild.cli.signing import ask_pin
+    from blindbuild.publish import open_signer
 
-    key = None
-    if arguments.key is not None:
-        key = load_key(read_bytes(arguments.key, error=UsageError, limit_bytes=MAX_KEY))
     options = ProbeOptions(
         hostile=arguments.hostile,
         control=arguments.control,
         recipe=arguments.recipe,
         accelerator=arguments.accelerator or "auto",
     )
-    with TerminalReporter() as reporter, temporary_directory() as directory:
-        probe = probe_image(
-            image, options, store=user_store(), build_in=directory / "images", reporter=reporter
-        )
-    write_probe(probe, image, key=key)
+    with contextlib.ExitStack() as stack:
+        key = None
+        if arguments.key is not None:  # first: a wrong PIN is not told of after minutes
+            key = stack.enter_context(open_signer(arguments.key, ask_pin=ask_pin))
+        with TerminalReporter() as reporter, temporary_directory() as directory:
+            probe = probe_image(
+                image, options, store=user_store(), build_in=directory / "images", reporter=reporter
+            )
+        write_probe(probe, image, key=key)
     if arguments.page is not None:
         write_atomically(arguments.page, render_page(probe, date=format_time(unix_time())[:10]).encode())
     if as_json:

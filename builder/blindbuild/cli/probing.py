@@ -34,7 +34,7 @@ from blindbuild.machine.probe.run import IDLE_S, Subject, observe_machine
 from blindbuild.manifest import Statement, parse_statement, parse_trust
 from blindbuild.manifest.probe import PhaseReport, Probe, ProbedMachine, probe_bytes
 from blindbuild.publish import (
-    SigningKey,
+    ReleaseSigner,
     TrustContent,
     generate_key,
     make_release,
@@ -166,7 +166,7 @@ def probe_image(
     )
 
 
-def write_probe(probe: Probe, image: Path, *, key: SigningKey | None) -> None:
+def write_probe(probe: Probe, image: Path, *, key: ReleaseSigner | None) -> None:
     """Write probe.json into an image directory, and with a key the envelope over it; an older one goes.
 
     Raises:
