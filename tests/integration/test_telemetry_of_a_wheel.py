@@ -37,7 +37,7 @@ KINDS = {"a script": "interpreter", "a pickle": "pickle"}
 
 def blindbuild(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     command = [str(argument) for argument in (PROGRAM, *arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3000)
     assert done.returncode == code, done.stderr
     return done
 

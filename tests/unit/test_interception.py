@@ -65,7 +65,7 @@ def test_an_interceptor_shows_its_own_and_reads_all(echo: TlsEcho, identity: Ser
     with TlsInterceptor("127.0.0.1", echo.port) as interceptor:
         certificate, answer = exchange(interceptor.port, b"patient data")
         assert answer == b"patient data"
-        assert interceptor.seen == b"patient data"
+        assert (interceptor.seen, interceptor.answered) == (b"patient data", b"patient data")
     assert identity.spki not in certificate
 
 

@@ -53,9 +53,10 @@ def _intercept(stage: Stage) -> Seen:
 
 def _swap_key(stage: Stage, middle: TlsInterceptor) -> Seen:
     with _accepted(stage, middle.url) as status:
-        if SECRET in middle.seen:
-            return Seen(Outcome.SUCCEEDS, "a client has sent its request for the operator to read")
-        seen = f"he ends TLS and has seen {len(middle.seen)} sealed and public bytes (status {status})"
+        if SECRET in middle.seen or SECRET in middle.answered:
+            return Seen(Outcome.SUCCEEDS, "the operator has read a request, or the answer to it")
+        size = len(middle.seen) + len(middle.answered)
+        seen = f"he ends TLS and has seen {size} sealed and public bytes (status {status})"
     with KeySwapper(HOST_ADDRESS, stage.machine.port) as swapper:
         found = attest(swapper.url, stage.expect(stage.machine.authority))
         try:

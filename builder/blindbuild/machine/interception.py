@@ -105,6 +105,7 @@ class TlsInterceptor(Listener):
 
     Attributes:
         seen: everything that clients have sent, decrypted.
+        answered: everything that the machine has answered.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -112,6 +113,7 @@ class TlsInterceptor(Listener):
         self._target = (host, port)
         self._identity = make_identity()
         self.seen = b""
+        self.answered = b""
 
     def _intercept(self, plain: socket.socket) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -122,14 +124,22 @@ class TlsInterceptor(Listener):
             socket.create_connection(self._target, CONNECT_LIMIT_S) as upstream,
             context.wrap_socket(upstream) as server,
         ):
-            pass_on(client, server, self._note)
+            pass_on(client, server, self._note, self._note_answer)
 
     def _note(self, data: bytes) -> None:
         self.seen = (self.seen + data)[:MAX_SEEN_BYTES]
 
+    def _note_answer(self, data: bytes) -> None:
+        self.answered = (self.answered + data)[:MAX_SEEN_BYTES]
 
-def pass_on(client: socket.socket, server: socket.socket, note: Callable[[bytes], None]) -> None:
-    """Pass bytes both ways until either side ends; `note` gets what the client sends."""
+
+def pass_on(
+    client: socket.socket,
+    server: socket.socket,
+    note: Callable[[bytes], object],
+    note_answer: Callable[[bytes], object] = lambda _: None,
+) -> None:
+    """Pass bytes both ways until either side ends; `note` gets what the client sends, the other the rest."""
     other = {client: server, server: client}
     with selectors.DefaultSelector() as selector:
         for stream in other:
@@ -141,8 +151,7 @@ def pass_on(client: socket.socket, server: socket.socket, note: Callable[[bytes]
                     return
                 if data is None:
                     continue
-                if stream is client:
-                    note(data)
+                (note if stream is client else note_answer)(data)
                 other[stream].settimeout(CONNECT_LIMIT_S)
                 other[stream].sendall(data)
 
