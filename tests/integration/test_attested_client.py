@@ -57,14 +57,7 @@ def reasons(server: Server, **changes) -> frozenset[str]:
 def test_an_honest_server_is_verified_then_asked_on_the_same_connection() -> None:
     attester = honest()
     with Server(attester.handle, attester.key) as server:
-        with open_attested(
-            server.url,
-            envelope=publisher().envelope,
-            release=publisher().release,
-            trust=pinned_trust(),
-            policy=TEST_POLICY,
-            clock=lambda: NOW,
-        ) as connection:
+        with open_attested(server.url, expectation()) as connection:
             assert connection.post("/v1/hello", b"one") == b"hello, one"
             assert connection.post("/v1/hello", b"two") == b"hello, two"
         assert server.connections == 1
@@ -81,15 +74,11 @@ def test_a_program_can_require_closed_channels_too() -> None:
     published = publisher_of(ledger)
 
     def connect(*required: str, data: bytes | None = ledger) -> AttestedConnection:
-        return open_attested(
-            server.url,
-            envelope=published.envelope,
-            release=published.release,
-            trust=pinned_trust(),
-            policy=dataclasses.replace(TEST_POLICY, required_closed=frozenset(required)),
-            clock=lambda: NOW,
-            ledger=data,
+        policy = dataclasses.replace(TEST_POLICY, required_closed=frozenset(required))
+        judged_by = expectation(
+            envelope=published.envelope, release=published.release, policy=policy, ledger=data
         )
+        return open_attested(server.url, judged_by)
 
     with Server(attester.handle, attester.key) as server:
         with connect("disk", "egress") as connection:
@@ -131,14 +120,7 @@ def test_a_pinned_key_is_verified_without_a_credential() -> None:
     attester = honest()
     trust = parse_trust(publisher().trust(attestation_keys=[tpm().ak_public]))
     with Server(attester.handle, attester.key) as server:
-        connection = open_attested(
-            server.url,
-            envelope=publisher().envelope,
-            release=publisher().release,
-            trust=trust,
-            policy=Policy(),
-            clock=lambda: NOW,
-        )
+        connection = open_attested(server.url, expectation(trust=trust, policy=Policy()))
         assert connection.post("/v1/hello", b"x") == b"hello, x"
     assert all("credentialBlob" not in json.loads(b) for _, p, b in attester.requests if p == EVIDENCE)
 

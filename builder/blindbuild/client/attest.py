@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from blindbuild.client.exchange import Prepared, ask, prepare
 from blindbuild.client.expectation import Expectation, Expecting, current
 from blindbuild.client.http1 import Response
-from blindbuild.client.state import StateStore
 from blindbuild.client.transport import DEFAULT_TIMEOUT_S, Connection
 from blindbuild.client.verdict import Verdict, accept, expired, recorded
-from blindbuild.digest import HashAlgorithm
 from blindbuild.errors import ChannelError, VerificationError
-from blindbuild.manifest import TrustRoots
-from blindbuild.verify import Appraisal, Policy, RecordedSession
+from blindbuild.verify import Appraisal, RecordedSession
 
 if TYPE_CHECKING:  # loaded for images whose requests are sealed
     from blindbuild.client.sealed import SealedConnection
@@ -147,37 +143,17 @@ class Attempt:
 
 
 def open_attested(
-    url: str,
-    *,
-    envelope: bytes,
-    release: bytes | None,
-    trust: TrustRoots,
-    policy: Policy,
-    bank: HashAlgorithm = HashAlgorithm.SHA256,
-    state: StateStore | None = None,
-    clock: Callable[[], float] = time.time,
-    ledger: bytes | None = None,
-    timeout_s: float = DEFAULT_TIMEOUT_S,
+    url: str, expectation: Expecting, *, timeout_s: float = DEFAULT_TIMEOUT_S
 ) -> AttestedConnection:
     """Connect to a server, have it prove what it is, and return a connection for data.
 
     Args:
-        url: `https://host[:port]`.
-        envelope: a DSSE envelope over the statement to judge by.
-        release: a DSSE envelope over the release, or None.
-        trust: whom to believe.
-        policy: how much to accept.
-        bank: the bank of registers to ask for.
-        state: where accepted sessions are remembered, or None.
-        clock: gives seconds since 1970.
-        ledger: the bytes of channels.json, or None; a policy that wants channels closed needs them.
-        timeout_s: for connecting, and for each wait after it.
+        url, expectation, timeout_s: as for `attest`.
 
     Raises:
         VerificationError: a step failed; nothing but the exchange was sent.
         ChannelError: the server cannot be reached or broke the protocol.
     """
-    expectation = Expectation(envelope, release, trust, policy, bank, state, clock, ledger=ledger)
     return attest(url, expectation, timeout_s=timeout_s).accept()
 
 
