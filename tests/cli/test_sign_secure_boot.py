@@ -201,7 +201,7 @@ def test_a_pin_that_nobody_gave_is_asked_for_without_echo(
     uri = "pkcs11:object=db?module-path=/nowhere/token.so"
     arguments = [image, "--secureboot", uri, "--certificate", tmp_path / "db.crt"]
     done = CliRunner().invoke(
-        command, [str(word) for word in arguments], standalone_mode=False, input="1234\n"
+        command, [str(word) for word in arguments], standalone_mode=False, input="open-sesame\n"
     )
     assert "PIN of the token" in done.output
-    assert "1234" not in done.output
+    assert "sesame" not in done.output

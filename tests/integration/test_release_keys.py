@@ -369,6 +369,6 @@ def test_a_pin_is_asked_for_when_nothing_gives_it(tmp_path: Path) -> None:
     image = write_image(tmp_path / "image")
     uri = "pkcs11:token=releases;object=a?module-path=/nowhere/token.so"
     words = ["sign", str(image), "--key", uri]
-    done = CliRunner().invoke(main, words, input="1234\n", env={"BLINDBUILD_PIN": ""})
+    done = CliRunner().invoke(main, words, input="open-sesame\n", env={"BLINDBUILD_PIN": ""})
     assert "PIN of the token releases" in done.output
-    assert "1234" not in done.output
+    assert "sesame" not in done.output
