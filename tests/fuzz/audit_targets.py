@@ -44,7 +44,7 @@ def _programs() -> list[bytes]:
     """A program and a library, as small as a compiler makes them."""
     with tempfile.TemporaryDirectory() as place:
         source = Path(place, "x.c")
-        source.write_text("int puts(const char *); int main(void) { return puts(__FILE__); }\n")
+        source.write_text('int puts(const char *); int main(void) { return puts("x"); }\n')
         programs = []
         for more in (("-nostdlib", "-e", "main", "-static-pie"), ("-shared", "-fPIC")):
             target = Path(place, f"x{more[-1]}")

@@ -43,15 +43,15 @@ def mutate_json(data: bytes, generator: random.Random) -> bytes | None:
         return None
     try:
         value = json.loads(data)
-    except (ValueError, RecursionError):  # too deep to be walked
+        for _ in range(generator.choice((1, 1, 2, 3))):
+            places = list(_places(value))
+            if not places:
+                break
+            holder, key = generator.choice(places)
+            generator.choice(_CHANGES)(holder, key, places, generator)
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    except (ValueError, RecursionError):  # no JSON, or too deep to be walked
         return None
-    for _ in range(generator.choice((1, 1, 2, 3))):
-        places = list(_places(value))
-        if not places:
-            break
-        holder, key = generator.choice(places)
-        generator.choice(_CHANGES)(holder, key, places, generator)
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode("utf-8", "surrogatepass")
 
 

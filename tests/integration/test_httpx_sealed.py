@@ -372,7 +372,9 @@ def test_a_middle_that_leaves_during_the_exchange_is_told_to_have_got_nothing(
     with Middle(machine.gate.port, hang_up) as middle:
         with pytest.raises((ChannelError, driver.library.TransportError)) as caught:
             driver.run(driver.client(middle.url, expectation), post(CANARY))
-    assert "Nothing of your data was sent" in str(caught.value) + (getattr(caught.value, "hint", None) or "")
+    assert "Nothing of this request was sent" in str(caught.value) + (
+        getattr(caught.value, "hint", None) or ""
+    )
 
 
 @pytest.mark.parametrize("path", [EVIDENCE, SEALED])
@@ -388,8 +390,10 @@ def test_a_middle_that_is_silent_meets_the_timeout(
 
     with Middle(machine.gate.port, silent) as middle:
         began = time.monotonic()
-        with pytest.raises(driver.library.ReadTimeout):
+        with pytest.raises(driver.library.ReadTimeout) as caught:
             driver.run(driver.client(middle.url, expectation, timeout=3.0), post(CANARY))
+        words = ("may have worked on the request", "Nothing of this request was sent")
+        assert [word in str(caught.value) for word in words] == [path == SEALED, path == EVIDENCE]
         assert time.monotonic() - began < 30
         done.set()
         assert middle.paths.count(path) == 1

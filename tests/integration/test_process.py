@@ -138,7 +138,8 @@ def test_a_started_program_can_be_watched_and_ended():
 def test_a_started_program_that_ignores_the_request_is_killed(tmp_path):
     log = tmp_path / "log"
     with start(SH, ["-c", "trap '' TERM; echo up; while :; do sleep 0.1; done"], log=log) as child:
-        while log.read_bytes() != b"up\n":
+        deadline = time.monotonic() + 30
+        while log.read_bytes() != b"up\n" and time.monotonic() < deadline:
             time.sleep(0.01)
         assert child.terminate(grace_s=0.3) == -signal.SIGKILL
 

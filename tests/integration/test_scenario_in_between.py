@@ -350,7 +350,9 @@ def test_a_connection_that_dies_before_the_verdict_says_that_nothing_was_sent(pe
     ) as server:
         code, screen = person.calls(server.url)
         assert code == 1, screen
-        assert_three_sentences(screen, "before it had proven what it is", "Nothing of your data was sent")
+        assert_three_sentences(
+            screen, "before the server had proven what it is", "Nothing of this request was sent"
+        )
         assert "may have worked on" not in screen
         assert server.asked == []
 

@@ -1,4 +1,4 @@
-"""HPKE's sending half against the RFCs' vectors, and against the one in `cryptography`."""
+"""HPKE's two halves against the RFCs' vectors, and against the one in `cryptography`."""
 
 from __future__ import annotations
 

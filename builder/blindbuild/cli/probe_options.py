@@ -81,7 +81,7 @@ def run_probe(image: Path, arguments: ProbeArguments, *, as_json: bool) -> None:
     from blindbuild.cli.probing import ProbeOptions, probe_image, write_probe
     from blindbuild.cli.render import TerminalReporter
     from blindbuild.cli.signing import ask_pin
-    from blindbuild.publish import open_signer
+    from blindbuild.publish import check_signer, open_signer
 
     options = ProbeOptions(
         hostile=arguments.hostile,
@@ -91,8 +91,9 @@ def run_probe(image: Path, arguments: ProbeArguments, *, as_json: bool) -> None:
     )
     with contextlib.ExitStack() as stack:
         key = None
-        if arguments.key is not None:  # first: a wrong PIN is not told of after minutes
+        if arguments.key is not None:  # first: what cannot sign is not told of after minutes
             key = stack.enter_context(open_signer(arguments.key, ask_pin=ask_pin))
+            check_signer(key)
         with TerminalReporter() as reporter, temporary_directory() as directory:
             probe = probe_image(
                 image, options, store=user_store(), build_in=directory / "images", reporter=reporter

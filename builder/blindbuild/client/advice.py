@@ -185,10 +185,10 @@ SLOW = Advice(
     "send it again yourself if it may be done twice, with a longer time limit if the work takes long",
 )
 UNPROVEN = Advice(
-    "the connection ended, or the server fell silent, before it had proven what it is",
-    f"it could not be judged, so that it is not believed. {_NOTHING_SENT}",
-    "try again. If it happens each time, ask the provider whether the server is up, and whoever runs the "
-    "network what ends connections on the way",
+    "the connection ended, or no answer came in time, before the server had proven what it is",
+    "it could not be judged, so that it is not believed. Nothing of this request was sent",
+    "try again, with a longer time limit if the server is slow. If it happens each time, ask the provider "
+    "whether the server is up, and whoever runs the network what ends connections on the way",
 )
 EXPIRED = Advice(
     "the time for which this server was believed is over",

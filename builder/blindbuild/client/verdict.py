@@ -63,7 +63,10 @@ def judge(prepared: Prepared, session: RecordedSession, peer: Peer) -> Verdict:
 
 @contextlib.contextmanager
 def recorded(expectation: Expectation, server: str) -> Iterator[None]:
-    """Record a server that is refused during the exchange, before there is anything to appraise."""
+    """Record a server that is refused during the exchange, before there is anything to appraise.
+
+    What says that a request may have been worked on says here that none was sent.
+    """
     try:
         yield
     except Exception as error:

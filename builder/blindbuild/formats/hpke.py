@@ -1,4 +1,4 @@
-"""The sending half of HPKE in base mode, and what opens the one answer to what was sent.
+"""HPKE in base mode, for one message and the one answer to it.
 
 Receiving is the gate's affair; `Recipient` is for an operator who puts a key of his own in its place.
 DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and AES-GCM, one message a context. `cryptography` has HPKE too, but

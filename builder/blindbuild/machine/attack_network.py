@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from blindbuild.client import attest
+from blindbuild.client import Attempt, attest
 from blindbuild.errors import ChannelError, VerificationError
 from blindbuild.machine.attack_model import AnyAttack, Outcome, RunningAttack, Seen, Stage
 from blindbuild.machine.config import HOST_ADDRESS
@@ -18,6 +18,7 @@ from blindbuild.verify import Policy
 from blindbuild.verify.session import SEALED_PROFILE
 
 SECRET = b"data of a client"
+_OK = 200
 
 
 def _relay(stage: Stage) -> Seen:
@@ -41,7 +42,7 @@ def _intercept(stage: Stage) -> Seen:
             return _swap_key(stage, middle)
         found = attest(middle.url, stage.expect(stage.machine.authority))
         try:
-            found.accept().request(stage.route, SECRET)
+            _send(stage, found)
         except VerificationError:
             words = (
                 f"refused: the quote is for another TLS key; he has seen {len(middle.seen)} bytes of the "
@@ -53,6 +54,8 @@ def _intercept(stage: Stage) -> Seen:
 
 def _swap_key(stage: Stage, middle: TlsInterceptor) -> Seen:
     with _accepted(stage, middle.url) as status:
+        if status != _OK:  # an answer that is none would have no request in it
+            raise ChannelError(f"expected an answer through the interceptor, got status {status}")
         if SECRET in middle.seen or SECRET in middle.answered:
             return Seen(Outcome.SUCCEEDS, "the operator has read a request, or the answer to it")
         size = len(middle.seen) + len(middle.answered)
@@ -60,11 +63,16 @@ def _swap_key(stage: Stage, middle: TlsInterceptor) -> Seen:
     with KeySwapper(HOST_ADDRESS, stage.machine.port) as swapper:
         found = attest(swapper.url, stage.expect(stage.machine.authority))
         try:
-            found.accept().request(stage.route, SECRET)
+            _send(stage, found)
         except VerificationError:
             words = f"{seen}; refused with a key of his own in the evidence"
             return _refused(words, found.appraisal.reasons, got=bool(swapper.stolen))
     return Seen(Outcome.SUCCEEDS, "a client has sealed its request to the operator")
+
+
+def _send(stage: Stage, found: Attempt) -> None:
+    with found.accept() as connection:
+        connection.request(stage.route, SECRET)
 
 
 def sealed_interception(attack: AnyAttack) -> AnyAttack:
@@ -94,7 +102,7 @@ def _forge(stage: Stage) -> Seen:
             reasons = strict.appraisal.reasons
             found = attest(forged.url, expectation)
             try:
-                found.accept().request(stage.route, SECRET)
+                _send(stage, found)
             except VerificationError:
                 words = "refused even by a client that believes operator-run TPMs"
                 return Seen(Outcome.REFUSED, words, reasons=found.appraisal.reasons)

@@ -24,6 +24,7 @@ from blindbuild.machine.interception import CONNECT_LIMIT_S, Listener, make_iden
 from blindbuild.verify.session import MAX_ANSWER, SESSION_SIZE
 
 _HEAD = struct.Struct(">QI")  # before the request inside a sealed one: its number, its length
+_OK = 200
 _JSON, _BINARY = "application/json", "application/octet-stream"
 
 
@@ -65,6 +66,8 @@ class KeyThief:
             raise FormatError("expected a request of a session with this key")
         recipient = set_up_recipient(self._key, encapsulated, info=self._infos[session])
         message = recipient.open(session, body[SESSION_SIZE + KEY_SIZE :])
+        if len(message) < _HEAD.size:
+            raise FormatError(f"expected a number and a length, got {len(message)} bytes")
         _number, length = _HEAD.unpack_from(message)
         sealed = recipient.seal_answer(ANSWER_LABEL, answer, salt=secrets.token_bytes(KEY_SIZE))
         return message[_HEAD.size :][:length], sealed
@@ -106,7 +109,7 @@ class KeySwapper(Listener):
             request.method, request.target, body=body, content_type=_JSON, max_body=MAX_ANSWER
         )
         said = given.body
-        if request.target == EVIDENCE_PATH:
+        if request.target == EVIDENCE_PATH and given.status == _OK:
             evidence = json.loads(said)
             session = bytes.fromhex(evidence["session"])
             said = json.dumps(
