@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from blindbuild.assemble.rootfs import GateConf, InitConf
 from blindbuild.cli.channels import command
 from blindbuild.cli.probe_table import render_page, summarize_controls
 from blindbuild.cli.probing import PROBE, PROBE_ENVELOPE, _load_variant, _read_network, _read_routes
-from blindbuild.errors import BlindbuildError, FormatError, UsageError, VerificationError
+from blindbuild.errors import BlindbuildError, FormatError, ToolError, UsageError, VerificationError
 from blindbuild.machine.probe.checks import CHECKS
 from blindbuild.machine.probe.judge import Observations, judge_all
 from blindbuild.manifest.probe import Probe, parse_probe
@@ -105,6 +106,25 @@ def test_a_key_that_cannot_sign_is_told_of_before_anything_boots(
     done = CliRunner().invoke(command, [str(tmp_path), "--probe", "--key", key])
     assert isinstance(done.exception, BlindbuildError)
     assert said in done.exception.message
+    assert booted == []
+
+
+def test_a_key_whose_holder_refuses_is_told_of_before_anything_boots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing:
+        public = generate_key().public
+
+        def sign(self, _message: bytes) -> bytes:
+            raise ToolError("the service refused")
+
+    booted: list[object] = []
+    monkeypatch.setattr("blindbuild.cli.probing.probe_image", lambda *_, **__: booted.append(1))
+    monkeypatch.setattr("blindbuild.publish.open_signer", lambda *_, **__: nullcontext(Refusing()))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    done = CliRunner().invoke(command, [str(tmp_path), "--probe", "--key", "awskms:x"])
+    assert isinstance(done.exception, ToolError)
+    assert done.exception.message == "the service refused"
     assert booted == []
 
 
