@@ -26,8 +26,8 @@ _ALL: tuple[AnyAttack, ...] = (
     *IMAGE_ATTACKS,
     *BOOT_ATTACKS,
     *BYTES_ATTACKS,
-    # those that a machine is not the same after come last
     *NETWORK_ATTACKS,
+    # those that a machine is not the same after come last
     *RUNNING_ATTACKS,
     *SNAPSHOT_ATTACKS,
     *PLUGGING_ATTACKS,
